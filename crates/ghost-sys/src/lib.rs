@@ -1,0 +1,23 @@
+//! The kernel, typed: every unsafe line of ghost, and every raw interface it speaks.
+//!
+//! The nouns: a [`ptrace::Stopped`] thread can be read, changed and let go, which makes it [`ptrace::Running`];
+//! a [`remote::RemoteAddr`] is an address in another process, read and written through [`remote::Memory`];
+//! a [`remote::Batch`] is a list of system calls to be made *inside* another process, which a
+//! [`remote::Executor`] runs in one round trip: the [`remote::Puppet`] inside a living program, with a
+//! dead-man's switch, or the [`remote::Stub`] inside a process that is being built.
+//! [`proc`] parses what procfs prints.
+//!
+//! This crate knows nothing of ghosts. It does not decide, it only asks and tells.
+
+pub mod arch;
+pub mod errno;
+pub mod pidfd;
+pub mod proc;
+pub mod ptrace;
+pub mod remote;
+
+pub use errno::Errno;
+/// The result of a system call.
+pub type Result<T> = std::result::Result<T, Errno>;
+/// A process id as the kernel writes it, in the pid namespace of the caller.
+pub type Pid = i32;
