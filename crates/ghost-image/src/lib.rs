@@ -1,1 +1,5 @@
-//! image
+//! The ghost as bytes.
+
+pub mod record;
+
+pub use prost;
