@@ -39,3 +39,8 @@ impl fmt::Display for Errno {
         write!(f, "{}", text.split(" (os error").next().unwrap_or(&text))
     }
 }
+
+/// The result of a libc call that answers -1 and sets errno.
+pub(crate) fn cvt(value: i64) -> crate::Result<i64> {
+    if value == -1 { Err(Errno::last()) } else { Ok(value) }
+}

@@ -1,17 +1,53 @@
 //! Threads under trace: `ptrace(2)`, as values that are consumed by each transition.
+//!
+//! [`seize`] makes a [`Running`], [`Running::stop`] (or `interrupt` and `wait`) a [`Stopped`], whose state can be
+//! read and set, and [`Stopped::resume`] or [`Stopped::detach`] lets it go. Needs `CAP_SYS_PTRACE` or the rights that
+//! `PTRACE_MODE_ATTACH_REALCREDS` describes; seccomp filters need `CAP_SYS_ADMIN`. Oldest kernel: 6.4, for syscall
+//! user dispatch; all else is there since 5.13 (`PTRACE_GET_RSEQ_CONFIGURATION`).
+//!
+//! A trace belongs to one *thread* of the tracer: all calls on a tracee must come from the thread that seized it,
+//! and its death ends the trace. Waiting names the exact tid and `__WALL`, so other children are never reaped.
 
-use crate::{Pid, Result};
+#![allow(unsafe_code)]
 
-/// A thread that this process traces and that runs.
+use crate::{Errno, Pid, Result, errno::cvt};
+use std::cell::Cell;
+use std::mem::size_of;
+use std::os::raw::c_void;
+
+/// The general registers as `struct user_regs_struct` has them.
+pub use libc::user_regs_struct as Registers;
+
+const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
+const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+const PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4210;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
+const PTRACE_PEEKSIGINFO: u32 = 0x4209;
+const PTRACE_GETSIGMASK: u32 = 0x420a;
+const PTRACE_SETSIGMASK: u32 = 0x420b;
+const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
+const PTRACE_EVENT_STOP: i32 = 128;
+/// `NT_PRSTATUS`: general registers.
+pub const NT_PRSTATUS: u32 = 1;
+/// `NT_X86_XSTATE`: FPU and vector state in the layout of XSAVE.
+pub const NT_X86_XSTATE: u32 = 0x202;
+
+/// A thread that this process traces and that runs. Dropping it leaves the trace as it is.
 #[derive(Debug)]
 pub struct Running {
     tid: Pid,
 }
 
-/// A thread that this process traces and that is stopped. Dropping it detaches: the thread runs on.
+/// A thread that this process traces and that is stopped. Dropping it detaches: the thread runs on, and a signal that was
+/// about to be delivered is delivered.
 #[derive(Debug)]
 pub struct Stopped {
     tid: Pid,
+    /// Set when the thread has ended or is not ours any more.
+    gone: Cell<bool>,
+    /// The signal of a signal-delivery stop, taken from the queue: lost if not handed back.
+    held: Cell<i32>,
 }
 
 /// How a traced thread came to a halt.
@@ -38,9 +74,52 @@ pub enum Waited {
     Gone(i32),
 }
 
+fn request(what: u32, tid: Pid, addr: u64, data: *mut c_void) -> Result<i64> {
+    // SAFETY: every caller passes as `data` a number, or a pointer to memory of its own that lives through the call and has
+    // at least the size that the request (or the size in `addr` or in the iovec) names; ptrace(2) touches no other memory.
+    cvt(unsafe { libc::ptrace(what as _, tid, addr as *mut c_void, data) })
+}
+
 /// Attaches to a running thread without stopping it (PTRACE_SEIZE with `options`, `libc::PTRACE_O_*`).
-pub fn seize(_tid: Pid, _options: i32) -> Result<Running> {
-    todo!()
+pub fn seize(tid: Pid, options: i32) -> Result<Running> {
+    request(libc::PTRACE_SEIZE, tid, 0, options as usize as *mut c_void)?;
+    Ok(Running { tid })
+}
+
+/// Takes over a thread that the kernel attached by itself (PTRACE_O_TRACECLONE and its kin); it reports its first stop soon.
+pub fn adopt(tid: Pid) -> Running {
+    Running { tid }
+}
+
+pub(crate) fn wait_status(tid: Pid, flags: i32) -> Result<Option<i32>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a local that the kernel may write.
+        match cvt(unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | flags) } as i64) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(Some(status)),
+            Err(Errno(libc::EINTR)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+impl Stop {
+    /// What this wait status of a stopped tracee says; the message of an event is read from it.
+    fn decode(tid: Pid, status: i32) -> Result<Self> {
+        let signal = libc::WSTOPSIG(status);
+        Ok(match status >> 16 {
+            PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Self::Trap,
+            PTRACE_EVENT_STOP => Self::Group(signal),
+            0 if signal == libc::SIGTRAP | 0x80 => Self::Syscall,
+            0 => Self::Signal(signal),
+            event => {
+                let mut message = 0_u64;
+                request(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).cast())?;
+                Self::Event(event, message)
+            }
+        })
+    }
 }
 
 impl Running {
@@ -48,90 +127,323 @@ impl Running {
     pub fn tid(&self) -> Pid {
         self.tid
     }
+
     /// Asks it to stop (PTRACE_INTERRUPT); [`Running::wait`] tells when it has.
     pub fn interrupt(&self) -> Result<()> {
-        todo!()
+        request(libc::PTRACE_INTERRUPT, self.tid, 0, std::ptr::null_mut()).map(drop)
     }
+
     /// Waits for its next stop or its end.
     pub fn wait(self) -> Result<Waited> {
-        todo!()
+        let status = wait_status(self.tid, 0)?.unwrap_or(0);
+        Self::waited(self.tid, status)
+    }
+
+    /// Looks whether it has stopped or ended; gives it back when not.
+    pub fn try_wait(self) -> Result<std::result::Result<Waited, Self>> {
+        match wait_status(self.tid, libc::WNOHANG)? {
+            Some(status) => Self::waited(self.tid, status).map(Ok),
+            None => Ok(Err(self)),
+        }
+    }
+
+    fn waited(tid: Pid, status: i32) -> Result<Waited> {
+        if !libc::WIFSTOPPED(status) {
+            return Ok(Waited::Gone(status));
+        }
+        let stopped = Stopped { tid, gone: Cell::new(false), held: Cell::new(0) };
+        let stop = Stop::decode(tid, status)?;
+        if let Stop::Signal(signal) = stop {
+            stopped.held.set(signal);
+        }
+        Ok(Waited::Stopped(stopped, stop))
+    }
+
+    /// Stops it (PTRACE_INTERRUPT) at a place where no signal is half delivered: [`Stop::Trap`] or [`Stop::Group`].
+    ///
+    /// A signal that was on its way in gets there first: it is handed on while the next interruption is already pending, so
+    /// that the kernel builds the handler's frame and stops before its first instruction. Events on the way are passed over.
+    pub fn stop(self) -> Result<Waited> {
+        self.interrupt()?;
+        self.settle()
+    }
+
+    /// The second half of [`Running::stop`], for callers that interrupted many threads first.
+    pub fn settle(self) -> Result<Waited> {
+        let mut thread = self;
+        loop {
+            match thread.wait()? {
+                Waited::Stopped(s, stop @ (Stop::Trap | Stop::Group(_))) => return Ok(Waited::Stopped(s, stop)),
+                Waited::Stopped(s, _) => {
+                    request(libc::PTRACE_INTERRUPT, s.tid, 0, std::ptr::null_mut())?;
+                    let signal = s.held.get();
+                    thread = s.resume(signal)?;
+                }
+                gone @ Waited::Gone(_) => return Ok(gone),
+            }
+        }
     }
 }
-
-/// The general registers as `struct user_regs_struct` has them.
-pub use libc::user_regs_struct as Registers;
 
 impl Stopped {
     /// Its tid.
     pub fn tid(&self) -> Pid {
         self.tid
     }
+
+    /// The signal of a signal-delivery stop, which the kernel has taken from its queue; 0 in all other stops.
+    pub fn held_signal(&self) -> i32 {
+        self.held.get()
+    }
+
+    fn ask(&self, what: u32, addr: u64, data: *mut c_void) -> Result<i64> {
+        request(what, self.tid, addr, data)
+    }
+
+    /// A register set (`NT_*`) of any type, as long as this CPU makes it; PTRACE_GETREGSET.
+    pub fn regset(&self, kind: u32) -> Result<Vec<u8>> {
+        let mut buf = vec![0_u8; 4096];
+        loop {
+            let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+            self.ask(libc::PTRACE_GETREGSET, kind as u64, (&raw mut iov).cast())?;
+            if iov.iov_len < buf.len() {
+                buf.truncate(iov.iov_len);
+                return Ok(buf);
+            }
+            buf.resize(buf.len() * 4, 0);
+        }
+    }
+
+    /// Sets a register set of any type; PTRACE_SETREGSET.
+    pub fn set_regset(&self, kind: u32, bytes: &[u8]) -> Result<()> {
+        let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        self.ask(libc::PTRACE_SETREGSET, kind as u64, (&raw mut iov).cast()).map(drop)
+    }
+
     /// General registers (PTRACE_GETREGSET, NT_PRSTATUS).
     pub fn registers(&self) -> Result<Registers> {
-        todo!()
+        // SAFETY: a structure of integers, for which all zeroes is a value.
+        let mut regs: Registers = unsafe { std::mem::zeroed() };
+        let mut iov = libc::iovec { iov_base: (&raw mut regs).cast(), iov_len: size_of::<Registers>() };
+        self.ask(libc::PTRACE_GETREGSET, NT_PRSTATUS as u64, (&raw mut iov).cast())?;
+        Ok(regs)
     }
+
     /// Sets the general registers in one step.
-    pub fn set_registers(&self, _r: &Registers) -> Result<()> {
-        todo!()
+    pub fn set_registers(&self, r: &Registers) -> Result<()> {
+        let mut iov = libc::iovec { iov_base: (&raw const *r).cast_mut().cast(), iov_len: size_of::<Registers>() };
+        self.ask(libc::PTRACE_SETREGSET, NT_PRSTATUS as u64, (&raw mut iov).cast()).map(drop)
     }
+
     /// FPU and vector state (NT_X86_XSTATE), as long as this CPU makes it.
     pub fn xstate(&self) -> Result<Vec<u8>> {
-        todo!()
+        self.regset(NT_X86_XSTATE)
     }
+
     /// Sets FPU and vector state.
-    pub fn set_xstate(&self, _bytes: &[u8]) -> Result<()> {
-        todo!()
+    pub fn set_xstate(&self, bytes: &[u8]) -> Result<()> {
+        self.set_regset(NT_X86_XSTATE, bytes)
     }
+
     /// The signal mask that the thread has when no system call has replaced it for a while.
     pub fn signal_mask(&self) -> Result<u64> {
-        todo!()
+        let mut mask = 0_u64;
+        self.ask(PTRACE_GETSIGMASK, 8, (&raw mut mask).cast())?;
+        Ok(mask)
     }
+
     /// Sets the signal mask.
-    pub fn set_signal_mask(&self, _mask: u64) -> Result<()> {
-        todo!()
+    pub fn set_signal_mask(&self, mask: u64) -> Result<()> {
+        self.ask(PTRACE_SETSIGMASK, 8, (&raw const mask).cast_mut().cast()).map(drop)
     }
+
     /// The signals that wait, in order: the thread's own queue, or the process's (PTRACE_PEEKSIGINFO).
-    pub fn pending_signals(&self, _process_wide: bool) -> Result<Vec<[u8; 128]>> {
-        todo!()
+    ///
+    /// A standard signal that found no memory for its siginfo is pending without one and does not appear here.
+    pub fn pending_signals(&self, process_wide: bool) -> Result<Vec<[u8; 128]>> {
+        #[repr(C)]
+        struct Args {
+            off: u64,
+            flags: u32,
+            nr: i32,
+        }
+        const ROOM: usize = 32;
+        let mut all = Vec::new();
+        loop {
+            let flags = if process_wide { PTRACE_PEEKSIGINFO_SHARED } else { 0 };
+            let args = Args { off: all.len() as u64, flags, nr: ROOM as i32 };
+            let mut infos = [[0_u8; 128]; ROOM];
+            let n =
+                request(PTRACE_PEEKSIGINFO, self.tid, (&raw const args) as u64, infos.as_mut_ptr().cast())? as usize;
+            all.extend_from_slice(&infos[..n]);
+            if n < ROOM {
+                return Ok(all);
+            }
+        }
     }
+
     /// The siginfo of a signal-delivery stop.
     pub fn siginfo(&self) -> Result<[u8; 128]> {
-        todo!()
+        let mut info = [0_u8; 128];
+        self.ask(libc::PTRACE_GETSIGINFO, 0, info.as_mut_ptr().cast())?;
+        Ok(info)
     }
+
     /// (address, size, signature, flags) of the registered rseq area; None when there is none.
     pub fn rseq(&self) -> Result<Option<(u64, u32, u32, u32)>> {
-        todo!()
+        #[repr(C)]
+        #[derive(Default)]
+        struct Config {
+            pointer: u64,
+            size: u32,
+            signature: u32,
+            flags: u32,
+            pad: u32,
+        }
+        let mut c = Config::default();
+        self.ask(PTRACE_GET_RSEQ_CONFIGURATION, size_of::<Config>() as u64, (&raw mut c).cast())?;
+        Ok((c.pointer != 0).then_some((c.pointer, c.size, c.signature, c.flags)))
     }
+
     /// The seccomp filters in the order in which they were installed: (program as sock_filter bytes, flags).
+    ///
+    /// Needs `CAP_SYS_ADMIN`, and a caller that is under no filter itself.
     pub fn seccomp_filters(&self) -> Result<Vec<(Vec<u8>, u64)>> {
-        todo!()
+        let mut all = Vec::new();
+        loop {
+            let index = all.len() as u64;
+            let instructions = match self.ask(PTRACE_SECCOMP_GET_FILTER, index, std::ptr::null_mut()) {
+                Ok(n) => n as usize,
+                // EINVAL: not in filter mode at all.
+                Err(Errno(libc::ENOENT | libc::EINVAL)) => return Ok(all),
+                Err(e) => return Err(e),
+            };
+            let mut program = vec![0_u8; instructions * 8];
+            self.ask(PTRACE_SECCOMP_GET_FILTER, index, program.as_mut_ptr().cast())?;
+            let mut meta = [index, 0_u64];
+            self.ask(PTRACE_SECCOMP_GET_METADATA, 16, meta.as_mut_ptr().cast())?;
+            all.push((program, meta[1]));
+        }
     }
+
     /// Syscall user dispatch: (mode, selector, offset, len).
     pub fn syscall_dispatch(&self) -> Result<(u64, u64, u64, u64)> {
-        todo!()
+        let mut c = [0_u64; 4];
+        self.ask(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, 32, c.as_mut_ptr().cast())?;
+        Ok((c[0], c[1], c[2], c[3]))
     }
+
     /// Sets syscall user dispatch.
-    pub fn set_syscall_dispatch(&self, _config: (u64, u64, u64, u64)) -> Result<()> {
-        todo!()
+    pub fn set_syscall_dispatch(&self, config: (u64, u64, u64, u64)) -> Result<()> {
+        let mut c = [config.0, config.1, config.2, config.3];
+        self.ask(PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG, 32, c.as_mut_ptr().cast()).map(drop)
     }
+
     /// Debug registers DR0-DR3, DR6, DR7.
     pub fn debug_registers(&self) -> Result<[u64; 6]> {
-        todo!()
+        let mut values = [0; 6];
+        for (value, number) in values.iter_mut().zip([0, 1, 2, 3, 6, 7]) {
+            // libc's wrapper stores the word through `data` itself when asked to peek; it returns it.
+            // SAFETY: PTRACE_PEEKUSER reads no memory of ours; an error is told from a value of -1 by errno, cleared before.
+            unsafe { *libc::__errno_location() = 0 };
+            match request(libc::PTRACE_PEEKUSER, self.tid, debug_offset(number), std::ptr::null_mut()) {
+                Ok(v) => *value = v as u64,
+                Err(Errno(0)) => *value = u64::MAX,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(values)
     }
+
     /// Sets debug registers.
-    pub fn set_debug_registers(&self, _values: &[u64; 6]) -> Result<()> {
-        todo!()
+    pub fn set_debug_registers(&self, values: &[u64; 6]) -> Result<()> {
+        let poke = |number: u64, value: u64| {
+            self.ask(libc::PTRACE_POKEUSER, debug_offset(number), value as *mut c_void).map(drop)
+        };
+        // DR7 arms the others: off first, so that no address is armed half set, and on last.
+        poke(7, 0)?;
+        for (value, number) in values.iter().zip([0, 1, 2, 3, 6, 7]) {
+            poke(number, *value)?;
+        }
+        Ok(())
     }
+
     /// Changes the PTRACE_O_* options.
-    pub fn set_options(&self, _options: i32) -> Result<()> {
-        todo!()
+    pub fn set_options(&self, options: i32) -> Result<()> {
+        self.ask(libc::PTRACE_SETOPTIONS, 0, options as usize as *mut c_void).map(drop)
     }
+
     /// Lets it run (PTRACE_CONT), delivering `signal` (0: none).
-    pub fn resume(self, _signal: i32) -> Result<Running> {
-        todo!()
+    pub fn resume(self, signal: i32) -> Result<Running> {
+        self.go(libc::PTRACE_CONT, signal)
     }
-    /// Ends the trace; the thread runs on, or stays in its group stop.
+
+    /// Lets it run to the next entry or exit of a system call (PTRACE_SYSCALL), delivering `signal` (0: none).
+    pub fn resume_to_syscall(self, signal: i32) -> Result<Running> {
+        self.go(libc::PTRACE_SYSCALL, signal)
+    }
+
+    /// Leaves a job-control stop in force but reports what ends it (PTRACE_LISTEN).
+    pub fn listen(self) -> Result<Running> {
+        self.go(libc::PTRACE_LISTEN, 0)
+    }
+
+    /// Ends the trace; the thread runs on, or stays in its group stop. A signal about to be delivered is delivered.
     pub fn detach(self) -> Result<()> {
-        todo!()
+        self.gone.set(true);
+        self.ask(libc::PTRACE_DETACH, 0, self.held.get() as usize as *mut c_void).map(drop)
     }
+
+    fn go(self, how: u32, signal: i32) -> Result<Running> {
+        let tid = self.tid;
+        match self.ask(how, 0, signal as usize as *mut c_void) {
+            // ESRCH: killed while stopped. A wait will tell.
+            Ok(_) | Err(Errno(libc::ESRCH)) => {
+                self.gone.set(true);
+                Ok(Running { tid })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Lets it run without giving up the value: for the executors, which stop it again before they return.
+    pub(crate) fn run(&self, how: u32) -> Result<()> {
+        self.ask(how, 0, std::ptr::null_mut()).map(drop)
+    }
+
+    /// Hands a signal on from a signal-delivery stop, without giving up the value.
+    pub(crate) fn run_with(&self, signal: i32) -> Result<()> {
+        self.held.set(0);
+        self.ask(libc::PTRACE_CONT, 0, signal as usize as *mut c_void).map(drop)
+    }
+
+    /// PTRACE_INTERRUPT, which also works in a stop: the next one then comes before any instruction.
+    pub(crate) fn interrupt(&self) -> Result<()> {
+        self.ask(libc::PTRACE_INTERRUPT, 0, std::ptr::null_mut()).map(drop)
+    }
+
+    /// Waits after [`Stopped::run`]; `Err(status)` when it has ended.
+    pub(crate) fn wait_again(&self, flags: i32) -> Result<Option<std::result::Result<Stop, i32>>> {
+        let Some(status) = wait_status(self.tid, flags)? else { return Ok(None) };
+        if !libc::WIFSTOPPED(status) {
+            self.gone.set(true);
+            return Ok(Some(Err(status)));
+        }
+        let stop = Stop::decode(self.tid, status)?;
+        self.held.set(if let Stop::Signal(signal) = stop { signal } else { 0 });
+        Ok(Some(Ok(stop)))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if !self.gone.get() {
+            // The thread may have been killed meanwhile: then there is nothing to detach from.
+            let _ = self.ask(libc::PTRACE_DETACH, 0, self.held.get() as usize as *mut c_void);
+        }
+    }
+}
+
+fn debug_offset(number: u64) -> u64 {
+    std::mem::offset_of!(libc::user, u_debugreg) as u64 + number * 8
 }

@@ -181,7 +181,9 @@ pub enum RemoteError {
     #[error("the process ended under the batch (wait status {0:#x})")]
     Died(i32),
     /// There is no executable page whose unused tail can hold the executor.
-    #[error("no executable mapping has {0} unused bytes at its end for ghost to work from (the vDSO has been unmapped)")]
+    #[error(
+        "no executable mapping has {0} unused bytes at its end for ghost to work from (the vDSO has been unmapped)"
+    )]
     NoFoothold(usize),
 }
 
