@@ -1,0 +1,53 @@
+//! `victim`: all victims in one binary.
+//!
+//!     victim list                       all names with their flags, one a line
+//!     victim AREA/NAME DIR              runs one by the protocol of the README
+//!     victim test [--stop] [FILTER…]    runs those whose name holds a FILTER; --stop: with SIGSTOP and SIGCONT
+//!     victim ns [--reaped FILE] CMD…    runs CMD in its own pid and mount namespace, under an init that reaps
+use ghost_victims::{Ctx, Flag, areas, selftest};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["list"] => {
+            for (name, v) in areas::all() {
+                let flags: Vec<String> = v.flags.iter().map(show).collect();
+                println!("{}", [vec![name], flags].concat().join("\t"));
+            }
+            ExitCode::SUCCESS
+        }
+        ["test", "--stop", filters @ ..] => selftest::run(filters, true),
+        ["test", filters @ ..] => selftest::run(filters, false),
+        ["ns", "--reaped", file, cmd @ ..] if !cmd.is_empty() => selftest::namespace(Some(file), cmd),
+        ["ns", cmd @ ..] if !cmd.is_empty() => selftest::namespace(None, cmd),
+        [name, dir, ..] => match areas::find(name) {
+            Some((run, _)) => victim(dir, run),
+            None => usage(&format!("no victim is called {name}")),
+        },
+        _ => usage("what shall I do?"),
+    }
+}
+
+fn victim(dir: &str, run: fn(&mut Ctx)) -> ExitCode {
+    // What a victim finds must reach its verdict, not a terminal that it may not have.
+    std::panic::set_hook(Box::new(|_| {}));
+    ghost_victims::call!(setsid());
+    ExitCode::from(Ctx::root(dir).run(run) as u8)
+}
+
+fn show(f: &Flag) -> String {
+    match f {
+        Flag::SamePid => "samepid".to_owned(),
+        Flag::NoDup(why) => format!("nodup={why}"),
+        Flag::Refuse(kind) => format!("refuse={kind}"),
+        Flag::NoStop => "nostop".to_owned(),
+        Flag::Seconds(n) => format!("seconds={n}"),
+    }
+}
+
+fn usage(what: &str) -> ExitCode {
+    eprintln!("victim: {what}\nusage: victim list | AREA/NAME DIR | test [--stop] [FILTER…] | ns [--reaped FILE] CMD…");
+    ExitCode::from(2)
+}
