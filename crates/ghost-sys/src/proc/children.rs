@@ -1,0 +1,82 @@
+//! Threads, children and descriptors of a process: `task/`, `task/TID/children` (Linux 4.2, CONFIG_PROC_CHILDREN), `fd/`.
+
+use super::text::{At, words};
+use super::{Parsed, ProcDir, ProcResult};
+use crate::Pid;
+use std::os::fd::RawFd;
+
+/// The tids of its threads, ascending. The leader comes first unless the numbers have wrapped around.
+pub fn read_threads(dir: &ProcDir) -> ProcResult<Vec<Pid>> {
+    dir.numbers("task")
+}
+
+/// The descriptors that are open, ascending.
+pub fn read_fds(dir: &ProcDir) -> ProcResult<Vec<RawFd>> {
+    dir.numbers("fd")
+}
+
+/// Parses `/proc/PID/task/TID/children`: pids, in the order in which they were born.
+pub fn parse_children(text: &[u8]) -> Parsed<Vec<Pid>> {
+    At("task/TID/children").list("pid", words_only(text)?)
+}
+
+/// The children of one thread. Reliable only while they are frozen: one that ends meanwhile may hide another.
+pub fn read_children_of_thread(dir: &ProcDir, tid: Pid) -> ProcResult<Vec<Pid>> {
+    dir.parse(&format!("task/{tid}/children"), parse_children)
+}
+
+/// The children of all threads (given as [`read_threads`] found them), those of each thread in order of birth.
+///
+/// A thread that is gone has left its children to another thread of the process.
+pub fn read_children(dir: &ProcDir, threads: &[Pid]) -> ProcResult<Vec<Pid>> {
+    let mut all = Vec::new();
+    for &tid in threads {
+        match read_children_of_thread(dir, tid) {
+            Ok(some) => all.extend(some),
+            Err(e) if e.is_gone() && threads.len() > 1 => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(all)
+}
+
+/// The text itself, when it holds nothing but numbers and blanks.
+fn words_only(text: &[u8]) -> Parsed<&[u8]> {
+    match words(text).find(|w| !w.iter().all(u8::is_ascii_digit)) {
+        Some(bad) => At("task/TID/children").error("pid", bad),
+        None => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::process::Command;
+
+    #[test]
+    fn real_text() {
+        assert_eq!(parse_children(b"4799 5130 "), Ok(vec![4799, 5130]));
+        assert_eq!(parse_children(b""), Ok(vec![]));
+        assert!(parse_children(b"12 -3").is_err());
+        assert!(parse_children(b"99999999999").is_err());
+    }
+
+    #[test]
+    fn a_child_of_another_thread_is_found() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let dir = ProcDir::own().unwrap();
+        assert!(read_fds(&dir).unwrap().contains(&file.as_raw_fd()));
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+                let threads = read_threads(&dir).unwrap();
+                assert!(threads.contains(&(std::process::id() as Pid)));
+                let children = read_children(&dir, &threads).unwrap();
+                child.kill().unwrap();
+                child.wait().unwrap();
+                assert!(children.contains(&(child.id() as Pid)));
+            });
+        });
+    }
+}
