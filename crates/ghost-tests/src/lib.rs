@@ -1,1 +1,15 @@
-//! ghost-tests
+//! The harness that takes every victim through every mechanism, on the real kernel.
+//!
+//! - [`catalogue`]: the victims, as `victim list` tells them, and the gaps of `open.txt`;
+//! - [`mechanism`]: the ways out and in, each a short sequence of `ghost` commands;
+//! - [`case`]: one victim under one mechanism, inside a pid and mount namespace of its own;
+//! - [`run`]: running commands with a limit of time and everything they said kept;
+//! - [`programs`]: where `ghost` and `victim` are.
+//!
+//! A failure's text holds all there is to know: what differed, every command with its status and stderr, and the state
+//! of every process left in the namespace.
+pub mod case;
+pub mod catalogue;
+pub mod mechanism;
+pub mod programs;
+pub mod run;

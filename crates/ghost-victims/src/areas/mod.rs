@@ -40,6 +40,7 @@ pub fn all() -> impl Iterator<Item = (String, &'static Victim)> {
 }
 
 /// The victim of this full name.
+#[allow(clippy::type_complexity)] // it is a row without its name
 pub fn find(name: &str) -> Option<(fn(&mut Ctx), &'static [Flag])> {
     all().find(|(n, _)| n == name).map(|(_, v)| (v.run, v.flags))
 }
