@@ -11,6 +11,8 @@
 
 pub mod arch;
 pub mod errno;
+pub mod fdops;
+pub mod nr;
 pub mod pidfd;
 pub mod proc;
 pub mod ptrace;
