@@ -106,7 +106,7 @@ pub struct EpollTarget {
 
 /// The handle of a file, as `open_by_handle_at(2)` takes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct HandleInfo {
+pub struct FileHandle {
     /// `handle_type`; the flag 0x80 of weak handles, that can be compared and not opened, included.
     pub kind: i32,
     /// `f_handle`.
@@ -125,7 +125,7 @@ pub struct InotifyWatch {
     /// `IN_*`.
     pub mask: u32,
     /// Its handle; None when the file system has none.
-    pub handle: Option<HandleInfo>,
+    pub handle: Option<FileHandle>,
 }
 
 /// A fanotify group.
@@ -162,7 +162,7 @@ pub enum FanotifyObject {
         /// Its device.
         dev: u64,
         /// Its handle, where there is one.
-        handle: Option<HandleInfo>,
+        handle: Option<FileHandle>,
     },
     /// A mount, by its id in `mountinfo`.
     Mount(i64),
@@ -358,7 +358,7 @@ fn fanotify(line: &[u8], info: &mut FanotifyInfo) -> Parsed<()> {
 }
 
 /// `fhandle-bytes:8 fhandle-type:1 f_handle:a7c4030000000000`
-fn handle(line: &[u8]) -> Parsed<Option<HandleInfo>> {
+fn handle(line: &[u8]) -> Parsed<Option<FileHandle>> {
     let at = At("fdinfo");
     let (mut len, mut kind, mut bytes) = (None, None, None);
     for (key, value) in pairs(line) {
@@ -370,7 +370,7 @@ fn handle(line: &[u8]) -> Parsed<Option<HandleInfo>> {
         }
     }
     match (len, kind, bytes) {
-        (Some(len), Some(kind), Some(bytes)) if bytes.len() == len => Ok(Some(HandleInfo { kind, bytes })),
+        (Some(len), Some(kind), Some(bytes)) if bytes.len() == len => Ok(Some(FileHandle { kind, bytes })),
         (None, None, None) => Ok(None),
         _ => at.error("f_handle", line),
     }

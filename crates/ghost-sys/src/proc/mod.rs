@@ -16,21 +16,35 @@
 
 mod children;
 mod fdinfo;
+mod image;
+mod limits;
 mod locks;
 mod maps;
+mod mountinfo;
+mod net_unix;
+mod settings;
 mod smaps;
 mod stat;
 mod status;
+mod syscall;
 mod text;
+mod timers;
 
 pub use children::*;
 pub use fdinfo::*;
+pub use image::*;
+pub use limits::*;
 pub use locks::*;
 pub use maps::*;
+pub use mountinfo::*;
+pub use net_unix::*;
+pub use settings::*;
 pub use smaps::*;
 pub use stat::*;
 pub use status::*;
+pub use syscall::*;
 pub use text::{ParseError, Parsed};
+pub use timers::*;
 
 use crate::{Errno, Pid};
 use std::cell::Cell;
