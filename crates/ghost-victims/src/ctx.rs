@@ -234,6 +234,16 @@ impl Ctx {
         }
     }
 
+    /// Forgets the children made so far: somebody else will wait for them (orphans, a subreaper).
+    pub fn disown(&mut self) {
+        self.children = 0;
+    }
+
+    /// Counts `n` more children to wait for that this process did not make itself.
+    pub fn expect_orphans(&mut self, n: usize) {
+        self.children += n;
+    }
+
     /// Judges one child already waited for, made by [`Ctx::spawn`].
     pub fn joined(&mut self, pid: i32, status: i32) {
         self.children -= 1;
