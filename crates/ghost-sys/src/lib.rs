@@ -12,6 +12,7 @@
 pub mod arch;
 pub mod errno;
 pub mod fdops;
+pub mod file;
 pub mod nr;
 pub mod pidfd;
 pub mod proc;
