@@ -1,5 +1,12 @@
 //! Victims of the area `files`.
 use crate::Victim;
 
+mod deleted;
+mod locks;
+mod objects;
+mod procfs;
+mod regular;
+
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[];
+pub const TABLES: &[&[Victim]] =
+    &[regular::VICTIMS, deleted::VICTIMS, locks::VICTIMS, objects::VICTIMS, procfs::VICTIMS];

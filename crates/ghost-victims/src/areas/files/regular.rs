@@ -1,0 +1,589 @@
+//! Regular files that still have their name: offsets, flags, shared descriptions, numbers, owners, leases.
+use crate::kit::fd::{self, Facts};
+use crate::kit::{fails, mem, pattern, row, run, same, same_bytes, sock, task, truth};
+use crate::{Flag, Victim};
+
+const RW: i32 = libc::O_RDWR | libc::O_CREAT;
+const GROWS: Flag = Flag::NoDup("both copies would write to the same file");
+
+/// Raises the limit of open files to the hard one, at most 65,536; gives it.
+fn raise_limit() -> i32 {
+    let mut lim = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    crate::must!(getrlimit(libc::RLIMIT_NOFILE, &raw mut lim));
+    lim.rlim_cur = lim.rlim_max.min(65_536);
+    crate::must!(setrlimit(libc::RLIMIT_NOFILE, &raw const lim));
+    lim.rlim_cur as i32
+}
+
+pub(super) const VICTIMS: &[Victim] = &[
+    row!("offset", |s| {
+        let f = fd::open(s.path("f"), RW)?;
+        let bytes = pattern(1, 5000);
+        fd::write_full(f, &bytes)?;
+        fd::lseek(f, 1234, libc::SEEK_SET)?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("file", f)?;
+        same_bytes("what follows the offset", &bytes[1234..1300], &fd::read(f, 66)?)?;
+    }),
+    row!("offset-beyond-end", |s| {
+        let f = fd::open(s.path("f"), RW)?;
+        fd::write_full(f, b"short")?;
+        fd::lseek(f, 1 << 40, libc::SEEK_SET)?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("file", f)?;
+        same("bytes behind the end", 0, fd::read(f, 10)?.len())?;
+    }),
+    row!("access-modes", |s| {
+        fd::write_full(fd::open(s.path("f"), RW)?, b"0123456789")?;
+        let r = fd::open(s.path("f"), libc::O_RDONLY)?;
+        let w = fd::open(s.path("f"), libc::O_WRONLY)?;
+        let none = fd::open(s.path("f"), libc::O_WRONLY | libc::O_RDWR)?;
+        let facts = [Facts::of(r)?, Facts::of(w)?, Facts::of(none)?];
+        s.wait();
+        for (facts, f) in facts.iter().zip([r, w, none]) {
+            facts.still("file", f)?;
+        }
+        fails("writing to a file open for reading", libc::EBADF, fd::write(r, b"x"))?;
+        fails("reading from a file open for writing", libc::EBADF, fd::read(w, 1))?;
+        fails("reading from a file open for ioctls only", libc::EBADF, fd::read(none, 1))?;
+        same_bytes("bytes", b"0123456789", &fd::read(r, 20)?)?;
+    }),
+    row!("status-flags", |s| {
+        use libc::{
+            O_APPEND, O_ASYNC, O_DIRECT, O_DSYNC, O_NOATIME, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
+        };
+        fd::close(fd::open(s.path("f"), RW)?)?;
+        let mut kept = Vec::new();
+        for flags in [
+            O_RDONLY,
+            O_WRONLY | O_APPEND,
+            O_RDWR | O_SYNC,
+            O_RDWR | O_DSYNC,
+            O_RDWR | O_NONBLOCK,
+            O_RDONLY | O_NOATIME,
+            O_RDWR | O_DIRECT,
+            O_RDONLY | O_NOFOLLOW,
+            O_RDONLY | libc::O_TRUNC,
+            O_WRONLY | O_APPEND | O_SYNC | O_NONBLOCK | O_NOATIME,
+            O_RDONLY | libc::O_LARGEFILE,
+            O_RDONLY | libc::O_NOCTTY,
+        ] {
+            match fd::open(s.path("f"), flags) {
+                Ok(f) => kept.push((f, Facts::of(f)?)),
+                // tmpfs has no O_DIRECT on older kernels
+                Err(e) if flags & O_DIRECT != 0 && e.code == libc::EINVAL => {}
+                Err(e) => Err(e)?,
+            }
+        }
+        // flags set later, by fcntl
+        let later = fd::open(s.path("f"), O_RDWR)?;
+        fd::fcntl(later, libc::F_SETFL, i64::from(O_APPEND | O_NONBLOCK | O_NOATIME | O_ASYNC))?;
+        kept.push((later, Facts::of(later)?));
+        s.wait();
+        for (f, facts) in &kept {
+            facts.still("flags", *f)?;
+        }
+    }),
+    row!("append", [GROWS], |s| {
+        let f = fd::open(s.path("f"), RW | libc::O_APPEND)?;
+        fd::write_full(f, b"first ")?;
+        fd::lseek(f, 0, libc::SEEK_SET)?;
+        s.wait();
+        same("offset", 0, fd::tell(f)?)?;
+        fd::write_full(f, b"last")?;
+        same_bytes("content", b"first last", &fd::pread(f, 100, 0)?)?;
+    }),
+    row!("write-on", [GROWS], |s| {
+        let f = fd::open(s.path("f"), RW)?;
+        fd::write_full(f, b"before ")?;
+        s.wait();
+        fd::write_full(f, b"after")?;
+        same_bytes("content", b"before after", &fd::pread(f, 100, 0)?)?;
+    }),
+    row!("direct", |s| {
+        let bytes = pattern(2, 16384);
+        fd::write_full(fd::open(s.path("f"), RW)?, &bytes)?;
+        let f = match fd::open(s.path("f"), libc::O_RDWR | libc::O_DIRECT) {
+            Ok(f) => f,
+            Err(_) => s.skip("no O_DIRECT on this file system"),
+        };
+        fd::lseek(f, 4096, libc::SEEK_SET)?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("file", f)?;
+        let page = mem::anon(4096, false)?;
+        let n = fd::raw("read", libc::SYS_read, [f.into(), page.address() as i64, 4096, 0, 0, 0])?;
+        same("bytes read", 4096, n)?;
+        same_bytes("content", &bytes[4096..8192], &page.get(0, 4096))?;
+    }),
+    row!("path-only", |s| {
+        fd::write_full(fd::open(s.path("f"), RW)?, b"through the path")?;
+        std::fs::create_dir(s.path("d")).map_err(|e| e.to_string())?;
+        fd::close(fd::open(s.path("d/in"), RW)?)?;
+        let f = fd::open(s.path("f"), libc::O_PATH)?;
+        let d = fd::open(s.path("d"), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)?;
+        let facts = [Facts::of(f)?, Facts::of(d)?];
+        s.wait();
+        facts[0].still("O_PATH file", f)?;
+        facts[1].still("O_PATH directory", d)?;
+        fails("reading from O_PATH", libc::EBADF, fd::read(f, 1))?;
+        let again = fd::open(format!("/proc/self/fd/{f}"), libc::O_RDONLY)?;
+        same_bytes("content", b"through the path", &fd::read(again, 100)?)?;
+        truth("openat below", fd::openat(d, "in", libc::O_RDONLY).is_ok())?;
+    }),
+    row!("path-only-symlink", |s| {
+        std::os::unix::fs::symlink("some/target that is not there", s.path("l")).map_err(|e| e.to_string())?;
+        let f = fd::open(s.path("l"), libc::O_PATH | libc::O_NOFOLLOW)?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("O_PATH symlink", f)?;
+        same("kind", libc::S_IFLNK, fd::stat(f)?.st_mode & libc::S_IFMT)?;
+        let mut buf = [0u8; 64];
+        let n = fd::raw(
+            "readlinkat",
+            libc::SYS_readlinkat,
+            [f.into(), c"".as_ptr() as i64, buf.as_mut_ptr() as i64, 64, 0, 0],
+        )?;
+        same_bytes("target", b"some/target that is not there", &buf[..n as usize])?;
+    }),
+    row!("tmpfile", [Flag::NoDup("both copies would link the file")], |s| {
+        let f = match fd::open(s.dir(), libc::O_TMPFILE | libc::O_RDWR) {
+            Ok(f) => f,
+            Err(_) => s.skip("no O_TMPFILE on this file system"),
+        };
+        let bytes = pattern(3, 70_000);
+        fd::write_full(f, &bytes)?;
+        fd::lseek(f, 69_990, libc::SEEK_SET)?;
+        let facts = Facts::of(f)?.nameless();
+        s.wait();
+        facts.still("file without a name", f)?;
+        same_bytes("content", &bytes, &fd::pread(f, 100_000, 0)?)?;
+        fd::write_full(f, b"0123456789ten more")?;
+        let at = crate::sys::c(&format!("/proc/self/fd/{f}"));
+        let to = crate::sys::c(&s.path("linked"));
+        let here = i64::from(libc::AT_FDCWD);
+        let follow = i64::from(libc::AT_SYMLINK_FOLLOW);
+        fd::raw("linkat", libc::SYS_linkat, [here, at.as_ptr() as i64, here, to.as_ptr() as i64, follow, 0])?;
+        same("size under its first name", 70_008, std::fs::metadata(s.path("linked")).map_or(0, |m| m.len()))?;
+    }),
+    row!("tmpfile-excl", |s| {
+        let f = match fd::open(s.dir(), libc::O_TMPFILE | libc::O_RDWR | libc::O_EXCL) {
+            Ok(f) => f,
+            Err(_) => s.skip("no O_TMPFILE on this file system"),
+        };
+        fd::write_full(f, b"never linked")?;
+        let facts = Facts::of(f)?.nameless();
+        s.wait();
+        facts.still("file that may not be linked", f)?;
+        let at = crate::sys::c(&format!("/proc/self/fd/{f}"));
+        let to = crate::sys::c(&s.path("linked"));
+        let here = i64::from(libc::AT_FDCWD);
+        let follow = i64::from(libc::AT_SYMLINK_FOLLOW);
+        fails(
+            "linking it",
+            libc::ENOENT,
+            fd::raw("linkat", libc::SYS_linkat, [here, at.as_ptr() as i64, here, to.as_ptr() as i64, follow, 0]),
+        )?;
+    }),
+    row!("dup-shares", |s| {
+        let f = fd::open(s.path("f"), RW)?;
+        fd::write_full(f, &pattern(4, 100))?;
+        let (a, b) = (fd::dup(f)?, fd::dup3(f, 77, libc::O_CLOEXEC)?);
+        let other = fd::open(s.path("f"), libc::O_RDWR)?;
+        s.wait();
+        fd::lseek(a, 33, libc::SEEK_SET)?;
+        same("offset seen by the first number", 33, fd::tell(f)?)?;
+        same("offset seen by number 77", 33, fd::tell(b)?)?;
+        same("offset of the file opened again", 0, fd::tell(other)?)?;
+        same("one description", true, fd::shared(f, a)? && fd::shared(f, b)?)?;
+        same("one description with the other opening", false, fd::shared(f, other)?)?;
+        fd::fcntl(b, libc::F_SETFL, libc::O_APPEND.into())?;
+        truth("flags are shared", fd::fcntl(f, libc::F_GETFL, 0)? & i64::from(libc::O_APPEND) != 0)?;
+        same("close-on-exec of the first", 0, fd::fcntl(f, libc::F_GETFD, 0)?)?;
+        same("close-on-exec of 77", 1, fd::fcntl(b, libc::F_GETFD, 0)?)?;
+    }),
+    row!("fork-shares", [Flag::NoDup("the processes talk by a file")], |s| {
+        let f = fd::open(s.path("f"), RW)?;
+        fd::write_full(f, &pattern(5, 1000))?;
+        fd::lseek(f, 100, libc::SEEK_SET)?;
+        s.spawn(|c| {
+            run(c, |c| {
+                c.wait();
+                same("offset in the child", 100, fd::tell(f)?)?;
+                fd::lseek(f, 555, libc::SEEK_SET)?;
+                fd::close(fd::open(c.path("moved"), RW)?)?;
+                Ok(())
+            });
+        });
+        s.wait();
+        let moved = s.path("moved");
+        s.eventually("the child moved the offset", 10_000, || std::path::Path::new(&moved).exists());
+        same("offset after the child's seek", 555, fd::tell(f)?)?;
+    }),
+    row!("opened-twice-in-two", |s| {
+        let f = fd::open(s.path("f"), RW)?;
+        fd::write_full(f, &pattern(6, 1000))?;
+        s.spawn(|c| {
+            run(c, |c| {
+                fd::close(f)?;
+                let mine = fd::open(c.path("f"), libc::O_RDWR)?;
+                same("the same number", f, mine)?;
+                fd::lseek(mine, 11, libc::SEEK_SET)?;
+                c.wait();
+                fd::lseek(mine, 1, libc::SEEK_CUR)?;
+                same("the child's offset", 12, fd::tell(mine)?)?;
+                Ok(())
+            });
+        });
+        s.wait();
+        s.join();
+        same("the parent's offset", 1000, fd::tell(f)?)?;
+    }),
+    row!("passed-shares", [Flag::NoDup("the processes talk by a file")], |s| {
+        let (a, b) = sock::pair(libc::SOCK_STREAM)?;
+        s.spawn(|c| {
+            run(c, |c| {
+                let f = fd::open(c.path("f"), RW)?;
+                fd::write_full(f, &pattern(7, 1000))?;
+                sock::send(b, b"here", &[f], None)?;
+                fd::close(a)?;
+                fd::close(b)?;
+                c.wait();
+                fd::lseek(f, 444, libc::SEEK_SET)?;
+                fd::close(fd::open(c.path("moved"), RW)?)?;
+                Ok(())
+            });
+        });
+        let f = sock::recv(a, 10, 0)?.fds[0];
+        fd::close(a)?;
+        fd::close(b)?;
+        s.wait();
+        let moved = s.path("moved");
+        s.eventually("the child moved the offset", 10_000, || std::path::Path::new(&moved).exists());
+        same("offset of the description that was passed", 444, fd::tell(f)?)?;
+    }),
+    row!("fork-tables-differ", |s| {
+        let a = fd::open(s.path("a"), RW)?;
+        let b = fd::open(s.path("b"), RW)?;
+        s.spawn(|c| {
+            run(c, |c| {
+                fd::close(a)?;
+                fd::dup3(b, a, libc::O_CLOEXEC)?;
+                fd::close(b)?;
+                let only = fd::dup3(a, 50, 0)?;
+                let facts = Facts::of(a)?;
+                let all = fd::numbers()?;
+                c.wait();
+                facts.still("child's file", a)?;
+                fd::closed("number closed in the child", b)?;
+                same("number 50 in the child", true, fd::shared(only, a)?)?;
+                same("the child's numbers", all, fd::numbers()?)?;
+                Ok(())
+            });
+        });
+        let (fa, fb) = (Facts::of(a)?, Facts::of(b)?);
+        s.wait();
+        fa.still("parent's file", a)?;
+        fb.still("parent's file", b)?;
+        fd::closed("number 50 in the parent", 50)?;
+    }),
+    row!("cloexec", |s| {
+        let f = fd::open(s.path("f"), RW | libc::O_CLOEXEC)?;
+        let mut list = vec![f];
+        for i in 0..20 {
+            list.push(fd::dup3(f, 30 + i, if i % 3 == 0 { libc::O_CLOEXEC } else { 0 })?);
+        }
+        let before: Vec<_> = list.iter().map(|f| fd::fcntl(*f, libc::F_GETFD, 0)).collect::<Result<_, _>>()?;
+        s.wait();
+        let after: Vec<_> = list.iter().map(|f| fd::fcntl(*f, libc::F_GETFD, 0)).collect::<Result<_, _>>()?;
+        same("close-on-exec of each", before, after)?;
+    }),
+    row!("sparse-numbers", |s| {
+        let limit = raise_limit();
+        if limit < 4097 {
+            s.skip("may not raise RLIMIT_NOFILE");
+        }
+        let numbers = [63, 64, 255, 256, 1023, 1024, 4095, 31_337, 65_535];
+        let numbers: Vec<i32> = numbers.into_iter().filter(|n| *n < limit - 1).chain([limit - 1]).collect();
+        let f = fd::open(s.path("f"), RW)?;
+        for &n in &numbers {
+            let other = fd::open(s.path("f"), libc::O_RDONLY)?;
+            fd::lseek(other, n.into(), libc::SEEK_SET)?;
+            fd::dup3(other, n, 0)?;
+            fd::close(other)?;
+        }
+        let all = fd::numbers()?;
+        s.wait();
+        same("open numbers", all, fd::numbers()?)?;
+        for &n in &numbers {
+            same(&format!("offset of number {n}"), i64::from(n), fd::tell(n)?)?;
+        }
+        same("the next free number", f + 1, fd::dup(f)?)?;
+    }),
+    row!("lowered-limit", |s| {
+        // Numbers above the limit stay open when the limit is lowered afterwards.
+        let f = fd::open(s.path("f"), RW)?;
+        fd::dup3(f, 500, 0)?;
+        let lim = libc::rlimit { rlim_cur: 20, rlim_max: 20 };
+        crate::must!(setrlimit(libc::RLIMIT_NOFILE, &raw const lim));
+        s.wait();
+        same("number 500", true, fd::shared(f, 500)?)?;
+        fails("a number above the limit", libc::EBADF, fd::dup3(f, 21, 0))?;
+    }),
+    row!("thousand", |s| {
+        if raise_limit() < 1100 {
+            s.skip("may not raise RLIMIT_NOFILE");
+        }
+        fd::write_full(fd::open(s.path("f"), RW)?, &pattern(8, 4096))?;
+        let list: Vec<i32> = (0..1000).map(|_| fd::open(s.path("f"), libc::O_RDONLY)).collect::<Result<_, _>>()?;
+        for (i, f) in list.iter().enumerate() {
+            fd::lseek(*f, 3 * i as i64, libc::SEEK_SET)?;
+        }
+        s.wait();
+        for (i, f) in list.iter().enumerate() {
+            same(&format!("offset of number {f}"), 3 * i as i64, fd::tell(*f)?)?;
+        }
+    }),
+    row!("owner", [Flag::SamePid], |s| {
+        const F_SETSIG: i32 = 10;
+        const F_GETSIG: i32 = 11;
+        const F_SETOWN_EX: i32 = 15;
+        const F_GETOWN_EX: i32 = 16;
+        let (pid, group) = (task::pid(), crate::call!(getpgrp()));
+        let (r, w) = fd::pipe(0)?;
+        let (r2, _w2) = fd::pipe(0)?;
+        let (r3, _w3) = fd::pipe(0)?;
+        task::block(&[libc::SIGRTMIN() + 3])?;
+        fd::fcntl(r, libc::F_SETOWN, pid.into())?;
+        fd::fcntl(r, F_SETSIG, (libc::SIGRTMIN() + 3).into())?;
+        fd::fcntl(r, libc::F_SETFL, libc::O_ASYNC.into())?;
+        fd::fcntl(r2, libc::F_SETOWN, (-group).into())?;
+        let mut thread = [0i32, pid]; // struct f_owner_ex: F_OWNER_TID, tid
+        fd::fcntl(r3, F_SETOWN_EX, thread.as_mut_ptr() as i64)?;
+        s.wait();
+        same("owner", i64::from(pid), fd::fcntl(r, libc::F_GETOWN, 0)?)?;
+        same("signal", i64::from(libc::SIGRTMIN() + 3), fd::fcntl(r, F_GETSIG, 0)?)?;
+        let mut ex = [9i32, 9];
+        fd::fcntl(r2, F_GETOWN_EX, ex.as_mut_ptr() as i64)?;
+        same("owner group", [2, group], ex)?;
+        fd::fcntl(r3, F_GETOWN_EX, ex.as_mut_ptr() as i64)?;
+        same("owner thread", [0, pid], ex)?;
+        same("signal before there is data", None, task::take_signal(&[libc::SIGRTMIN() + 3], 0))?;
+        fd::write_full(w, b"x")?;
+        let got = task::take_signal(&[libc::SIGRTMIN() + 3], 2000);
+        same("signal for data, with its descriptor", Some((libc::SIGRTMIN() + 3, r)), got.map(|(n, _, f)| (n, f)))?;
+    }),
+    row!("lease", [Flag::SamePid], |s| {
+        const F_SETLEASE: i32 = 1024;
+        const F_GETLEASE: i32 = 1025;
+        let f = fd::open(s.path("f"), RW)?;
+        fd::close(f)?;
+        let f = fd::open(s.path("f"), libc::O_RDONLY)?;
+        task::block(&[libc::SIGIO])?;
+        if fd::fcntl(f, F_SETLEASE, libc::F_RDLCK.into()).is_err() {
+            s.skip("no leases on this file system");
+        }
+        let w = fd::open(s.path("g"), RW)?;
+        fd::fcntl(w, F_SETLEASE, libc::F_WRLCK.into())?;
+        s.wait();
+        same("read lease", i64::from(libc::F_RDLCK), fd::fcntl(f, F_GETLEASE, 0)?)?;
+        same("write lease", i64::from(libc::F_WRLCK), fd::fcntl(w, F_GETLEASE, 0)?)?;
+        same("break signal before anyone opens", None, task::take_signal(&[libc::SIGIO], 0).map(|t| t.0))?;
+        let path = s.path("f");
+        task::in_child("opening for writing", || {
+            fails("the open", libc::EWOULDBLOCK, fd::open(&path, libc::O_WRONLY | libc::O_NONBLOCK))
+        })?;
+        same("break signal", Some(libc::SIGIO), task::take_signal(&[libc::SIGIO], 2000).map(|t| t.0))?;
+    }),
+    row!("holes", |s| {
+        let f = fd::open(s.path("f"), RW)?;
+        fd::pwrite(f, b"data", 10 << 20)?;
+        fd::ftruncate(f, 30 << 20)?;
+        let blocks = fd::stat(f)?.st_blocks;
+        let data = fd::lseek(f, 0, libc::SEEK_DATA)?;
+        let hole = fd::lseek(f, 10 << 20, libc::SEEK_HOLE)?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("sparse file", f)?;
+        same("blocks", blocks, fd::stat(f)?.st_blocks)?;
+        same("first data", data, fd::lseek(f, 0, libc::SEEK_DATA)?)?;
+        same("hole after it", hole, fd::lseek(f, 10 << 20, libc::SEEK_HOLE)?)?;
+    }),
+    row!("renamed", |s| {
+        let f = fd::open(s.path("old"), RW)?;
+        fd::write_full(f, b"renamed since")?;
+        fd::rename(s.path("old"), s.path("new"))?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("renamed file", f)?;
+        truth("its link names the new path", fd::link_of(f)?.ends_with("/new"))?;
+    }),
+    row!("directory-renamed", |s| {
+        std::fs::create_dir(s.path("d")).map_err(|e| e.to_string())?;
+        let f = fd::open(s.path("d/f"), RW)?;
+        fd::rename(s.path("d"), s.path("e"))?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("file in a renamed directory", f)?;
+    }),
+    row!("strange-name", |s| {
+        use std::os::unix::ffi::OsStringExt as _;
+        let mut name = s.path("a\nb (deleted)").into_bytes();
+        name.extend_from_slice(b"\xff\xfe\\012 (deleted)");
+        let name = std::ffi::OsString::from_vec(name);
+        let f = fd::open(&name, RW)?;
+        fd::write_full(f, b"strange")?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("strangely named file", f)?;
+        truth("its inode has its name still", fd::stat(f)?.st_nlink == 1)?;
+    }),
+    row!("long-name", |s| {
+        // The path is longer than PATH_MAX: only reachable step by step.
+        let name = "n".repeat(200);
+        let mut dir = fd::open(s.dir(), libc::O_PATH)?;
+        for _ in 0..25 {
+            let c = crate::sys::c(&name);
+            fd::raw("mkdirat", libc::SYS_mkdirat, [dir.into(), c.as_ptr() as i64, 0o700, 0, 0, 0])?;
+            let next = fd::openat(dir, &name, libc::O_PATH)?;
+            fd::close(dir)?;
+            dir = next;
+        }
+        let f = fd::openat(dir, "f", RW)?;
+        fd::close(dir)?;
+        fd::write_full(f, b"far down")?;
+        let before = (fd::inode(f)?, fd::tell(f)?);
+        s.wait();
+        same("inode and offset", before, (fd::inode(f)?, fd::tell(f)?))?;
+        same_bytes("content", b"far down", &fd::pread(f, 20, 0)?)?;
+    }),
+    row!("through-symlink", |s| {
+        fd::write_full(fd::open(s.path("f"), RW)?, b"behind a link")?;
+        std::os::unix::fs::symlink(s.path("f"), s.path("l")).map_err(|e| e.to_string())?;
+        let f = fd::open(s.path("l"), libc::O_RDONLY)?;
+        fd::unlink(s.path("l"))?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("file opened by a symlink", f)?;
+    }),
+    row!("no-permission-now", |s| {
+        // Opened while it was allowed: mode and owner have changed since.
+        let f = fd::open(s.path("f"), RW)?;
+        fd::write_full(f, b"no longer for me")?;
+        let r = fd::open(s.path("f"), libc::O_RDONLY)?;
+        crate::must!(fchmod(f, 0));
+        let facts = [Facts::of(f)?, Facts::of(r)?];
+        s.wait();
+        facts[0].still("file", f)?;
+        facts[1].still("file", r)?;
+        same_bytes("content", b"no longer for me", &fd::read(r, 100)?)?;
+    }),
+    row!("no-capability-now", |s| {
+        // Belongs to another user, opened by root, who then gave up the capabilities that let it.
+        let f = fd::open(s.path("f"), RW)?;
+        fd::write_full(f, b"of another user")?;
+        if crate::call!(fchown(f, 1, 1)) != 0 {
+            s.skip("not root");
+        }
+        crate::must!(fchmod(f, 0o600));
+        let mut head = [0x2008_0522u32, 0]; // _LINUX_CAPABILITY_VERSION_3, self
+        let mut data = [0u32; 6];
+        fd::raw("capget", libc::SYS_capget, [head.as_mut_ptr() as i64, data.as_mut_ptr() as i64, 0, 0, 0, 0])?;
+        data[0] &= !0b110; // CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: effective
+        data[1] &= !0b110; // permitted
+        fd::raw("capset", libc::SYS_capset, [head.as_mut_ptr() as i64, data.as_mut_ptr() as i64, 0, 0, 0, 0])?;
+        fails("opening it again", libc::EACCES, fd::open(s.path("f"), libc::O_RDONLY))?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        facts.still("file", f)?;
+        same_bytes("content", b"of another user", &fd::pread(f, 100, 0)?)?;
+        fails("opening it again, after", libc::EACCES, fd::open(s.path("f"), libc::O_RDONLY))?;
+    }),
+    row!("readdir-position", |s| {
+        std::fs::create_dir(s.path("d")).map_err(|e| e.to_string())?;
+        for i in 0..600 {
+            fd::close(fd::open(s.path(&format!("d/entry-{i}")), RW)?)?;
+        }
+        let d = fd::open(s.path("d"), libc::O_RDONLY | libc::O_DIRECTORY)?;
+        let mut names = fd::some_entries(d, 4096)?;
+        names.extend(fd::some_entries(d, 2048)?);
+        let at = fd::tell(d)?;
+        let first = names.len();
+        s.wait();
+        same("position", at, fd::tell(d)?)?;
+        names.extend(fd::entries(d)?);
+        truth("some were left to read", names.len() > first)?;
+        names.retain(|n| n != "." && n != "..");
+        let total = names.len();
+        names.sort();
+        names.dedup();
+        same("entries seen", (600, 600), (total, names.len()))?;
+    }),
+    row!("directory", |s| {
+        std::fs::create_dir(s.path("d")).map_err(|e| e.to_string())?;
+        fd::close(fd::open(s.path("d/in"), RW)?)?;
+        let d = fd::open(s.path("d"), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOATIME)?;
+        let root = fd::open("/", libc::O_RDONLY)?;
+        let facts = [Facts::of(d)?, Facts::of(root)?];
+        s.wait();
+        facts[0].still("directory", d)?;
+        facts[1].still("root directory", root)?;
+        truth("openat", fd::openat(d, "in", libc::O_RDONLY).is_ok())?;
+        truth("fchdir", crate::call!(fchdir(d)) == 0 && std::path::Path::new("in").exists())?;
+    }),
+    row!("stdio-closed", |s| {
+        for n in 0..3 {
+            fd::close(n)?;
+        }
+        s.wait();
+        for n in 0..3 {
+            fd::closed("a standard descriptor", n)?;
+        }
+        same("numbers", Vec::<i32>::new(), fd::numbers()?)?;
+    }),
+    row!("stdio-replaced", |s| {
+        for n in 0..3 {
+            let f = fd::open(s.path(&format!("std{n}")), RW)?;
+            fd::write_full(f, &pattern(9, 100))?;
+            fd::lseek(f, 10 + i64::from(n), libc::SEEK_SET)?;
+            fd::dup3(f, n, 0)?;
+            fd::close(f)?;
+        }
+        let facts = [Facts::of(0)?, Facts::of(1)?, Facts::of(2)?];
+        s.wait();
+        for (n, facts) in facts.iter().enumerate() {
+            facts.still("a standard descriptor", n as i32)?;
+        }
+    }),
+    row!("tmpfs", |s| {
+        let name = format!("/dev/shm/victim.{}.{}", task::pid(), crate::sys::now_ns());
+        let Ok(f) = fd::open(&name, RW) else { s.skip("no /dev/shm") };
+        fd::write_full(f, &pattern(10, 9000))?;
+        fd::lseek(f, 8000, libc::SEEK_SET)?;
+        let facts = Facts::of(f)?;
+        s.wait();
+        let found = facts.still("file on tmpfs", f);
+        let bytes = fd::read(f, 2000);
+        let _ = fd::unlink(&name);
+        found?;
+        same_bytes("content", &pattern(10, 9000)[8000..], &bytes?)?;
+    }),
+    row!("mapped-and-written", [GROWS], |s| {
+        let f = fd::open(s.path("f"), RW)?;
+        fd::ftruncate(f, 8192)?;
+        let m = mem::map(8192, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, f, 0)?;
+        m.put(100, b"by mapping");
+        s.wait();
+        same_bytes("file seen by read", b"by mapping", &fd::pread(f, 10, 100)?)?;
+        fd::pwrite(f, b"by write", 5000)?;
+        same_bytes("file seen by the mapping", b"by write", &m.get(5000, 8))?;
+        m.put(6000, b"again");
+        same_bytes(
+            "file seen by another opening",
+            b"again",
+            &fd::pread(fd::open(s.path("f"), libc::O_RDONLY)?, 5, 6000)?,
+        )?;
+    }),
+];
