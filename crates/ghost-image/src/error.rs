@@ -205,6 +205,18 @@ pub enum Flaw {
     /// A message that is not the protobuf record its tag promises.
     #[error("the message is not a record of its kind: {0}")]
     Record(prost::DecodeError),
+    /// A message that is no protobuf.
+    #[error("byte {at} of the message begins no protobuf field")]
+    Wire {
+        /// Counted from the beginning of the message.
+        at: u64,
+    },
+    /// A record with more fields than any kernel object has.
+    #[error("the record has more than {limit} fields")]
+    Fields {
+        /// The most that is read.
+        limit: u64,
+    },
     /// A section where none of its kind may be.
     #[error("the section is out of its order")]
     Order,

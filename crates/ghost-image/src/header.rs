@@ -9,6 +9,7 @@ use std::io::Read;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::PAGE;
 use crate::bounds::MAX_HEADER;
 use crate::error::{Error, Flaw, Place, Unknown};
 use crate::section::{Name, u16_at, u32_at, u64_at};
@@ -96,7 +97,7 @@ impl Header {
         Header {
             version: VERSION,
             arch,
-            page_size: 4096,
+            page_size: PAGE as u32,
             flags: 0,
             created_ns: 0,
             id: [0; 16],

@@ -43,6 +43,9 @@
 //! It does not compress, encrypt or sign (plug-ins around the stream do), and does not judge whether records
 //! fit together: that is the importer's work.
 
+/// The page size of a ghost from a machine with 4 KiB pages, which [`Header::new`] makes.
+pub const PAGE: u64 = 4096;
+
 pub mod bounds;
 mod error;
 mod header;

@@ -47,7 +47,7 @@ pub fn verify(source: impl Read) -> Result<Counts, Error> {
     while let Some(section) = reader.next()? {
         match section {
             Section::Record(record) => {
-                check_record(&record)?;
+                record.check()?;
                 *counts.records.entry(record.tag).or_default() += 1;
             }
             Section::Pages(pages) => {
@@ -73,21 +73,23 @@ pub fn verify(source: impl Read) -> Result<Counts, Error> {
     }
 }
 
-/// Decodes a record as the type its tag names, and drops it.
-fn check_record(record: &Record<'_>) -> Result<(), Error> {
-    match record.tag {
-        Tag::Host => record.decode::<Host>().map(drop),
-        Tag::Process => record.decode::<Process>().map(drop),
-        Tag::Mm => record.decode::<Mm>().map(drop),
-        Tag::Shmem => record.decode::<Shmem>().map(drop),
-        Tag::FdTable => record.decode::<FdTable>().map(drop),
-        Tag::File => record.decode::<File>().map(drop),
-        Tag::Fs => record.decode::<Fs>().map(drop),
-        Tag::Pipe => record.decode::<Pipe>().map(drop),
-        Tag::Content => record.decode::<Content>().map(drop),
-        Tag::PosixLocks => record.decode::<PosixLocks>().map(drop),
-        Tag::SeccompFilter => record.decode::<SeccompFilter>().map(drop),
-        // The reader has checked these itself.
-        Tag::Pages | Tag::Index | Tag::Commit => Ok(()),
+impl Record<'_> {
+    /// Decodes the record as the type its tag names, only to see that it can be.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.tag {
+            Tag::Host => self.decode::<Host>().map(drop),
+            Tag::Process => self.decode::<Process>().map(drop),
+            Tag::Mm => self.decode::<Mm>().map(drop),
+            Tag::Shmem => self.decode::<Shmem>().map(drop),
+            Tag::FdTable => self.decode::<FdTable>().map(drop),
+            Tag::File => self.decode::<File>().map(drop),
+            Tag::Fs => self.decode::<Fs>().map(drop),
+            Tag::Pipe => self.decode::<Pipe>().map(drop),
+            Tag::Content => self.decode::<Content>().map(drop),
+            Tag::PosixLocks => self.decode::<PosixLocks>().map(drop),
+            Tag::SeccompFilter => self.decode::<SeccompFilter>().map(drop),
+            // The reader has checked these itself.
+            Tag::Pages | Tag::Index | Tag::Commit => Ok(()),
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::bounds::MAX_SECTIONS;
+use crate::bounds::{MAX_SECTIONS, check_fields};
 use crate::error::{Error, Flaw, Place};
 use crate::index::{COMMIT_MESSAGE, CommitMark, Entry};
 use crate::pages::decode_head;
@@ -63,7 +63,7 @@ impl Walk {
     }
 
     /// Takes in a section whose message, with this checksum, has been read; `message` itself may be left out for
-    /// sections other than pages and commit. Returns the head of a page section.
+    /// the index and for sections we do not know. Returns the head of a page section.
     pub fn message(
         &mut self,
         frame: &Frame,
@@ -99,11 +99,13 @@ impl Walk {
                 return Ok(None);
             }
             Some(Tag::Pages) => {
+                check_fields(Tag::Pages, message).map_err(corrupt)?;
                 let pages = decode_head(message, frame.data_len, self.page_size).map_err(corrupt)?;
                 entry.set_pages(&pages);
                 head = Some(pages);
             }
-            _ => {}
+            Some(tag) => check_fields(tag, message).map_err(corrupt)?,
+            None => {}
         }
         self.digest.update(bytes);
         self.index.update(&entry.encode());

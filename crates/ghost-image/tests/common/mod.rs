@@ -1,6 +1,8 @@
 //! A small ghost with a section of every shape, and ways to read one whole.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod repair;
+
 use std::io::Cursor;
 
 use ghost_image::prost::Message;
