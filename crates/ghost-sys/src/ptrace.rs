@@ -48,6 +48,8 @@ pub struct Stopped {
     gone: Cell<bool>,
     /// The signal of a signal-delivery stop, taken from the queue: lost if not handed back.
     held: Cell<i32>,
+    /// The last stop.
+    stop: Cell<Stop>,
 }
 
 /// How a traced thread came to a halt.
@@ -151,8 +153,8 @@ impl Running {
         if !libc::WIFSTOPPED(status) {
             return Ok(Waited::Gone(status));
         }
-        let stopped = Stopped { tid, gone: Cell::new(false), held: Cell::new(0) };
         let stop = Stop::decode(tid, status)?;
+        let stopped = Stopped { tid, gone: Cell::new(false), held: Cell::new(0), stop: Cell::new(stop) };
         if let Stop::Signal(signal) = stop {
             stopped.held.set(signal);
         }
@@ -406,6 +408,35 @@ impl Stopped {
         }
     }
 
+    /// What kind of stop it is in.
+    pub fn stop_kind(&self) -> Stop {
+        self.stop.get()
+    }
+
+    /// Brings it to a stop in the kernel's signal path ([`Stop::Trap`] or [`Stop::Group`]), from where the kernel itself restarts
+    /// an interrupted system call. It executes no instruction on the way; a signal about to be delivered gets its frame.
+    pub fn settle(&self) -> Result<std::result::Result<Stop, i32>> {
+        while !matches!(self.stop.get(), Stop::Trap | Stop::Group(_)) {
+            self.interrupt()?;
+            self.run_with(self.held.get())?;
+            if let Some(Err(status)) = self.wait_again(0)? {
+                return Ok(Err(status));
+            }
+        }
+        Ok(Ok(self.stop.get()))
+    }
+
+    /// Forgets the signal of a signal-delivery stop.
+    pub(crate) fn swallow(&self) {
+        self.held.set(0);
+    }
+
+    /// PTRACE_SYSCALL with a signal, without giving up the value.
+    pub(crate) fn run_to_syscall(&self, signal: i32) -> Result<()> {
+        self.held.set(0);
+        self.ask(libc::PTRACE_SYSCALL, 0, signal as usize as *mut c_void).map(drop)
+    }
+
     /// Lets it run without giving up the value: for the executors, which stop it again before they return.
     pub(crate) fn run(&self, how: u32) -> Result<()> {
         self.ask(how, 0, std::ptr::null_mut()).map(drop)
@@ -430,6 +461,7 @@ impl Stopped {
             return Ok(Some(Err(status)));
         }
         let stop = Stop::decode(self.tid, status)?;
+        self.stop.set(stop);
         self.held.set(if let Stop::Signal(signal) = stop { signal } else { 0 });
         Ok(Some(Ok(stop)))
     }

@@ -60,6 +60,13 @@ pub struct Call {
     pub label: String,
 }
 
+impl Call {
+    /// A call whose error is an answer; for [`Batch::fork_call`].
+    pub fn new(label: impl Into<String>, nr: i64, args: &[Arg]) -> Self {
+        make(label.into(), nr, args, true)
+    }
+}
+
 /// System calls to be made inside another process, in order, and the bytes that they read and write.
 ///
 /// The calls run until one that must succeed fails; then the epilogue runs, always and whole.
@@ -70,6 +77,8 @@ pub struct Batch {
     pub(crate) data: Vec<u8>,
     /// Results to be copied into data (4 bytes each): (call, offset).
     pub(crate) stores: Vec<(Slot, u32)>,
+    /// What a child made by a call does: (call, its calls).
+    pub(crate) children: Vec<(u32, Vec<Call>)>,
 }
 
 impl Batch {
@@ -111,6 +120,21 @@ impl Batch {
     /// Appends a call whose error is an answer.
     pub fn try_call(&mut self, label: impl Into<String>, nr: i64, args: &[Arg]) -> Slot {
         self.push(label.into(), nr, args, true)
+    }
+    /// Appends a call that makes a child (`clone3`, `fork`), which then makes the calls in `child` and exits with 0.
+    ///
+    /// Without this the child would go on with the rest of the batch, as a second copy of the process. The child's calls may use
+    /// data and earlier results; their own results are not kept. With `CLONE_VM` the child shares the batch's memory: add `CLONE_VFORK`
+    /// when it must see it as it is now.
+    pub fn fork_call(&mut self, label: impl Into<String>, nr: i64, args: &[Arg], child: Vec<Call>) -> Slot {
+        let slot = self.push(label.into(), nr, args, false);
+        self.children.push((slot.0, child));
+        slot
+    }
+    /// Copies the low 32 bits of a result to the start of `target`, right after the call: for descriptors in structures.
+    pub fn store(&mut self, result: Slot, target: DataRef) {
+        assert!(target.len >= 4, "a result takes four bytes");
+        self.stores.push((result, target.offset));
     }
     /// Appends a call that runs at the end whatever happened before; its result is not kept.
     pub fn finally(&mut self, label: impl Into<String>, nr: i64, args: &[Arg]) {

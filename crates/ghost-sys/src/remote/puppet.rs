@@ -1,8 +1,54 @@
 //! Batches inside a living program, with a dead-man's switch.
+//!
+//! The thread is in a ptrace stop. The code of [`crate::arch`] is written into bytes that nobody uses (see `foothold`), with
+//! the thread's own registers and signal mask in it; nothing the program has is touched. Then one `PTRACE_SETREGS` sends the
+//! thread there, and from then on **the death of ghost at any instant brings it home**: the kernel detaches, the batch runs to its
+//! end with its epilogue, the thread sleeps for at most two seconds, unmaps the scratch area, restores mask and registers
+//! and goes on as if it had been stopped all the time.
+//!
+//! | if ghost dies | what the thread does |
+//! |---|---|
+//! | before the first SETREGS | goes on: only unused bytes have changed |
+//! | after it, before all signals are blocked | as below; a handler that runs meanwhile returns to the executor |
+//! | while a call or a batch runs | finishes it and its epilogue, then home |
+//! | between two batches | home at once: its sleep is interrupted and cannot be restarted |
+//! | after the mask is back, before the last SETREGS | home at once |
+//!
+//! Leaving is one `PTRACE_SETREGS` of the registers as they were found, the error `-ERESTARTxxx` of an interrupted call
+//! included, in a stop of the same kind: the kernel restarts the call itself, `restart_block` untouched. Inside a restartable sequence
+//! the thread comes home at its abort handler, as after a signal.
+//!
+//! A thread that group stop holds runs its batches and is held again on release. Signals wait in their queues meanwhile, except
+//! SIGSTOP, which is let through and changes nothing here, and SIGKILL ([`RemoteError::Died`]).
+//!
+//! Lost: where the program waits under a temporary mask (`sigsuspend`, `ppoll`), a signal that only this mask blocks and that is pending
+//! is delivered on leaving. Refused: 32-bit programs. Seccomp: with `PTRACE_O_SUSPEND_SECCOMP` filters sleep while ghost lives; should it die, they
+//! judge `pselect6`, `munmap` and `rt_sigprocmask` of the way home, and a filter that kills for one of them kills the program.
 
-use super::{Batch, Executor, Memory, Outcome, RemoteError};
-use crate::Pid;
-use crate::ptrace::Stopped;
+use super::foothold::Foothold;
+use super::program::{self, Program};
+use super::{Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
+use crate::arch;
+use crate::ptrace::{Registers, Stop, Stopped};
+use crate::{Errno, Pid};
+use std::time::{Duration, Instant};
+
+/// How long a thread waits for ghost before it goes home.
+const PATIENCE_SECONDS: u64 = 2;
+/// The scratch area is never smaller.
+const SCRATCH_MIN: usize = 64 << 10;
+
+fn step(step: &'static str) -> impl Fn(Errno) -> RemoteError {
+    move |errno| RemoteError::Step { step, errno }
+}
+
+/// The thread has gone home before ghost came back to it.
+fn escaped() -> RemoteError {
+    RemoteError::Step {
+        step: "ghost was too slow, the thread has gone home by itself (try again)",
+        errno: Errno(libc::ETIME),
+    }
+}
 
 /// Runs batches in a frozen thread of a living program and leaves no trace in it.
 ///
@@ -10,21 +56,63 @@ use crate::ptrace::Stopped;
 #[derive(Debug)]
 pub struct Puppet {
     memory: Memory,
+    foothold: Foothold,
+    /// Whether our code stands there.
+    written: bool,
 }
 
 impl Puppet {
     /// Prepares to act in process `pid`, whose threads are all stopped. Touches nothing yet.
-    pub fn new(_pid: Pid) -> Result<Self, RemoteError> {
-        todo!()
+    pub fn new(pid: Pid) -> Result<Self, RemoteError> {
+        let memory = Memory::open(pid).map_err(step("opening the memory of the process"))?;
+        let foothold = Foothold::find(&memory, Self::code_len())?;
+        Ok(Self { memory, foothold, written: false })
     }
+
+    fn code_len() -> usize {
+        arch::exec_code().len().next_multiple_of(16) + arch::slot_map().len as usize
+    }
+
+    fn exec_at(&self) -> u64 {
+        self.foothold.start
+    }
+
+    fn slot_at(&self) -> u64 {
+        self.foothold.start + arch::exec_code().len().next_multiple_of(16) as u64
+    }
+
     /// Lends this stopped thread to the puppet; batches run in it until the guard is dropped or [`Entered::leave`]
-    /// puts it back exactly as it was.
-    pub fn enter<'p>(&'p mut self, _thread: &'p Stopped) -> Result<Entered<'p>, RemoteError> {
-        todo!()
+    /// puts it back exactly as it was. Nothing happens to it before the first batch.
+    ///
+    /// A thread that is about to take a signal is first brought past that: its handler's frame is made.
+    pub fn enter<'p>(&'p mut self, thread: &'p Stopped) -> Result<Entered<'p>, RemoteError> {
+        thread.settle().map_err(step("stopping the thread in a quiet place"))?.map_err(RemoteError::Died)?;
+        let home = thread.registers().map_err(step("reading registers"))?;
+        if !arch::is_native(&home) {
+            return Err(step("entering a program of another instruction set")(Errno(libc::ENOEXEC)));
+        }
+        Ok(Entered { puppet: self, thread, inside: None, children: Vec::new() })
     }
+
     /// Takes back everything (scratch memory, code in the unused tail) using `thread`; the process is as it was.
-    pub fn finish(self, _thread: &Stopped) -> Result<(), RemoteError> {
-        todo!()
+    pub fn finish(mut self, _thread: &Stopped) -> Result<(), RemoteError> {
+        // Scratch memory went with each thread that left, since it must never be there without one that would unmap it.
+        self.clear()
+    }
+
+    fn clear(&mut self) -> Result<(), RemoteError> {
+        if self.written {
+            self.written = false;
+            self.foothold.clear(&self.memory)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        // Left in place when it fails: it is marked as ours and harms nobody.
+        let _ = self.clear();
     }
 }
 
@@ -32,19 +120,295 @@ impl Puppet {
 #[derive(Debug)]
 pub struct Entered<'p> {
     puppet: &'p mut Puppet,
+    thread: &'p Stopped,
+    inside: Option<Inside>,
+    children: Vec<Pid>,
+}
+
+/// What must be put back.
+#[derive(Debug)]
+struct Inside {
+    home: Registers,
+    mask: u64,
+    /// Syscall user dispatch, which would send our calls to the program's SIGSYS handler.
+    dispatch: (u64, u64, u64, u64),
+    masked: bool,
+    /// The scratch area: start and length; length 0 when there is none.
+    scratch: (u64, u64),
 }
 
 impl Entered<'_> {
     /// Puts the thread back as it was, in one step.
-    pub fn leave(self) -> Result<(), RemoteError> {
-        todo!()
+    pub fn leave(mut self) -> Result<(), RemoteError> {
+        self.go_home()
+    }
+
+    /// The tids of children that batches made and that ptrace attached by itself (PTRACE_O_TRACECLONE and its kin), since the last call.
+    pub fn take_children(&mut self) -> Vec<Pid> {
+        std::mem::take(&mut self.children)
+    }
+
+    /// Reads what must be put back, and writes the code with it.
+    fn arm(&mut self) -> Result<(), RemoteError> {
+        let mut home = self.thread.registers().map_err(step("reading registers"))?;
+        if let Some(abort) = self.rseq_abort(arch::instruction_pointer(&home))? {
+            arch::set_instruction_pointer(&mut home, abort);
+        }
+        let mask = self.thread.signal_mask().map_err(step("reading the signal mask"))?;
+        let dispatch = self.thread.syscall_dispatch().map_err(step("reading syscall user dispatch"))?;
+        let mut code = arch::exec_code().to_vec();
+        code.resize(code.len().next_multiple_of(16), 0);
+        code.extend_from_slice(&arch::slot(&home, mask, dispatch, PATIENCE_SECONDS));
+        let p = &mut *self.puppet;
+        p.written = true;
+        p.memory
+            .write_forced(RemoteAddr(p.foothold.start), &p.foothold.marked(&code))
+            .map_err(step("writing the executor's code"))?;
+        self.inside = Some(Inside { home, mask, dispatch, masked: false, scratch: (0, 0) });
+        Ok(())
+    }
+
+    /// The abort handler of the restartable sequence in which `ip` lies (`struct rseq_cs`, linux/rseq.h).
+    fn rseq_abort(&self, ip: u64) -> Result<Option<u64>, RemoteError> {
+        let fail = step("reading the restartable sequence");
+        let Some((area, _, signature, _)) = self.thread.rseq().map_err(&fail)? else { return Ok(None) };
+        let memory = &self.puppet.memory;
+        let Ok(descriptor) = memory.read_u64(RemoteAddr(area + 8)) else { return Ok(None) };
+        if descriptor == 0 {
+            return Ok(None);
+        }
+        let mut cs = [0; 32];
+        if memory.read(RemoteAddr(descriptor), &mut cs).is_err() {
+            return Ok(None);
+        }
+        let word = |at: usize| u64::from_ne_bytes(cs[at..at + 8].try_into().expect("eight bytes"));
+        let (start, len, abort) = (word(8), word(16), word(24));
+        if ip.wrapping_sub(start) >= len {
+            return Ok(None);
+        }
+        let mut before = [0; 4];
+        memory.read(RemoteAddr(abort.wrapping_sub(4)), &mut before).map_err(&fail)?;
+        // With a wrong signature the kernel kills the program; that is not for us to do.
+        Ok((u32::from_ne_bytes(before) == signature).then_some(abort))
+    }
+
+    fn inside(&mut self) -> Result<&mut Inside, RemoteError> {
+        if self.inside.is_none() {
+            self.arm()?;
+        }
+        Ok(self.inside.as_mut().expect("armed"))
+    }
+
+    /// Sends the thread to `regs`: first the registers, then the mask, so that the way home is complete at any instant.
+    fn dispatch(&mut self, regs: &Registers) -> Result<(), RemoteError> {
+        self.thread.set_registers(regs).map_err(step("sending the thread into the executor"))?;
+        let thread = self.thread;
+        let inside = self.inside()?;
+        if !inside.masked {
+            thread.set_signal_mask(u64::MAX).map_err(step("blocking signals"))?;
+            if inside.dispatch.0 != 0 {
+                thread.set_syscall_dispatch((0, 0, 0, 0)).map_err(step("suspending syscall user dispatch"))?;
+            }
+            inside.masked = true;
+        }
+        Ok(())
+    }
+
+    /// Makes one call with its arguments in registers. `scratch` is what the thread unmaps should ghost die after it;
+    /// the start of it is the result of the call.
+    fn single(&mut self, what: &'static str, nr: i64, args: [u64; 6], scratch_len: u64) -> Result<i64, RemoteError> {
+        let slot = self.puppet.slot_at();
+        let mut regs = arch::call_registers(&self.inside()?.home, slot, nr, args);
+        arch::set_scratch(&mut regs, 0, scratch_len);
+        self.dispatch(&regs)?;
+        for _ in 0..2 {
+            self.thread.run_to_syscall(0).map_err(step(what))?;
+            self.wait_for_syscall_stop(what)?;
+        }
+        let value = arch::return_value(&self.thread.registers().map_err(step(what))?);
+        Errno::check(value).map_err(step(what))
+    }
+
+    fn wait_for_syscall_stop(&mut self, what: &'static str) -> Result<(), RemoteError> {
+        loop {
+            match self.next_stop(what)? {
+                // Without PTRACE_O_TRACESYSGOOD it looks like a SIGTRAP, but that signal is blocked now.
+                Stop::Syscall | Stop::Signal(libc::SIGTRAP) => {
+                    self.thread.swallow();
+                    return Ok(());
+                }
+                Stop::Signal(signal) => self.thread.run_to_syscall(signal).map_err(step(what))?,
+                Stop::Trap | Stop::Group(_) | Stop::Event(..) => self.thread.run_to_syscall(0).map_err(step(what))?,
+            }
+        }
+    }
+
+    fn next_stop(&mut self, what: &'static str) -> Result<Stop, RemoteError> {
+        let stop = self.thread.wait_again(0).map_err(step(what))?.expect("a wait that blocks");
+        self.note(stop)
+    }
+
+    fn note(&mut self, stop: Result<Stop, i32>) -> Result<Stop, RemoteError> {
+        match stop {
+            Err(status) => {
+                self.inside = None;
+                Err(RemoteError::Died(status))
+            }
+            Ok(stop) => {
+                if let Stop::Event(libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK, tid) =
+                    stop
+                {
+                    self.children.push(tid as Pid);
+                }
+                Ok(stop)
+            }
+        }
+    }
+
+    /// Lets the thread run on after a stop that is not what we wait for.
+    fn pass(&mut self, stop: Stop) -> Result<(), RemoteError> {
+        const WHAT: &str = "running a batch";
+        if let Stop::Signal(signal) = stop {
+            let made_by_kernel =
+                self.thread.siginfo().is_ok_and(|i| i32::from_ne_bytes([i[8], i[9], i[10], i[11]]) > 0);
+            if made_by_kernel
+                && [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGSYS].contains(&signal)
+            {
+                // A batch that unmapped its own ground, or a filter that kills: the signal is ours, not the program's.
+                self.thread.swallow();
+                return Err(step("running a batch, which a fault or a seccomp filter ended")(Errno(libc::EFAULT)));
+            }
+            return self.thread.run_with(signal).map_err(step(WHAT));
+        }
+        self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))
+    }
+
+    /// Makes the scratch area at least `need` bytes long.
+    fn reserve(&mut self, need: usize) -> Result<(), RemoteError> {
+        let len = need.max(SCRATCH_MIN).next_power_of_two() as u64;
+        let (old, old_len) = self.inside()?.scratch;
+        if old_len >= need as u64 {
+            return Ok(());
+        }
+        let base = if old_len == 0 {
+            let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let args = [0, len, prot as u64, flags as u64, u64::MAX, 0];
+            self.single("mapping the scratch area", libc::SYS_mmap, args, len)?
+        } else {
+            let args = [old, old_len, len, libc::MREMAP_MAYMOVE as u64, 0, 0];
+            self.single("growing the scratch area", libc::SYS_mremap, args, len)?
+        };
+        self.inside()?.scratch = (base as u64, len);
+        Ok(())
+    }
+
+    /// Waits until the program is done, then stops the thread in its sleep.
+    fn collect(&mut self, program: &Program) -> Result<(), RemoteError> {
+        const WHAT: &str = "waiting for a batch";
+        let mut pause = Duration::from_micros(20);
+        let begin = Instant::now();
+        loop {
+            // An error is a hint that the thread has ended or gone home; the wait below tells which.
+            if program.is_done(&self.puppet.memory).unwrap_or(true) {
+                break;
+            }
+            if begin.elapsed() < Duration::from_micros(40) {
+                std::hint::spin_loop();
+                continue;
+            }
+            if let Some(stop) = self.thread.wait_again(libc::WNOHANG).map_err(step(WHAT))? {
+                let stop = self.note(stop)?;
+                self.pass(stop)?;
+                continue;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(2));
+        }
+        self.thread.interrupt().map_err(step(WHAT))?;
+        loop {
+            match self.next_stop(WHAT)? {
+                Stop::Trap | Stop::Group(_) => break,
+                stop => {
+                    self.thread.interrupt().map_err(step(WHAT))?;
+                    self.pass(stop)?;
+                }
+            }
+        }
+        self.check_place()
+    }
+
+    /// Errors when the thread is not where ghost left it.
+    fn check_place(&mut self) -> Result<(), RemoteError> {
+        let ip = arch::instruction_pointer(&self.thread.registers().map_err(step("reading registers"))?);
+        let (slot, map) = (self.puppet.slot_at(), arch::slot_map());
+        if !(self.puppet.foothold.start..self.puppet.foothold.end).contains(&ip) {
+            // It is home: nothing is left to be put back.
+            self.inside = None;
+            return Err(escaped());
+        }
+        if ip >= slot + map.unmapped {
+            // On its way home: still in our hands, but the scratch area is gone, and the mask may be back.
+            let inside = self.inside()?;
+            inside.scratch = (0, 0);
+            inside.masked = false;
+            return Err(escaped());
+        }
+        Ok(())
+    }
+
+    fn go_home(&mut self) -> Result<(), RemoteError> {
+        const WHAT: &str = "leaving the thread";
+        let Some(inside) = &self.inside else { return Ok(()) };
+        let (base, len) = inside.scratch;
+        let unmapped = if len > 0 {
+            let done =
+                self.single("unmapping the scratch area", libc::SYS_munmap, [base, len, 0, 0, 0, 0], 0).map(drop);
+            if matches!(done, Err(RemoteError::Died(_))) {
+                return done;
+            }
+            done
+        } else {
+            Ok(())
+        };
+        // From the exit of that call to a stop in the signal path, where the kernel restarts an interrupted call.
+        self.thread.settle().map_err(step(WHAT))?.map_err(RemoteError::Died)?;
+        let Some(inside) = self.inside.take() else { return unmapped };
+        self.thread.set_signal_mask(inside.mask).map_err(step("restoring the signal mask"))?;
+        if inside.dispatch.0 != 0 {
+            self.thread.set_syscall_dispatch(inside.dispatch).map_err(step("restoring syscall user dispatch"))?;
+        }
+        self.thread.set_registers(&inside.home).map_err(step("restoring registers"))?;
+        unmapped
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        // Should it fail, the thread goes home by itself as soon as it is released.
+        let _ = self.go_home();
     }
 }
 
 impl Executor for Entered<'_> {
-    fn run(&mut self, _batch: &Batch) -> Result<Outcome, RemoteError> {
-        todo!()
+    fn run(&mut self, batch: &Batch) -> Result<Outcome, RemoteError> {
+        self.reserve(program::size(batch))?;
+        let scratch = self.inside()?.scratch;
+        let program = Program::new(batch, scratch.0);
+        program.write(&self.puppet.memory).map_err(step("writing a batch"))?;
+        let entry = arch::Entry {
+            exec: self.puppet.exec_at(),
+            record: program.first_record(),
+            results: program.first_result(),
+            end: self.puppet.slot_at() + arch::slot_map().wait,
+            scratch,
+        };
+        let regs = arch::exec_registers(&self.inside()?.home, &entry);
+        self.dispatch(&regs)?;
+        self.thread.run(libc::PTRACE_CONT).map_err(step("starting a batch"))?;
+        self.collect(&program)?;
+        program.outcome(batch, &self.puppet.memory)
     }
+
     fn memory(&self) -> &Memory {
         &self.puppet.memory
     }

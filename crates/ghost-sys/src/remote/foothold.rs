@@ -1,0 +1,163 @@
+//! Where code can stand in a living program without changing anything that it has.
+//!
+//! The vDSO is an ELF image in whole pages; the kernel hands the same pages to all, but the mapping is private, so a forced
+//! write gives this process its own copy of the last one, whose end nobody uses. A program that has unmapped its vDSO still
+//! has private mappings of ELF files whose executable segment ends inside a page. Only bytes that are zero and that
+//! lie beyond the image (vDSO) or beyond the segment's data in the file are taken.
+//!
+//! At the end of the page stands a mark, so that the code of a ghost that was killed is known for what it is and used again.
+
+use super::{Memory, RemoteAddr, RemoteError};
+use crate::{Errno, Pid};
+use std::fs;
+
+/// A page is 4096 bytes on every processor that ghost knows so far.
+const PAGE: u64 = 4096;
+const MARK: u64 = 0x7473_6f68_6720_7369; // "is ghost"
+const MARK_LEN: u64 = 16;
+
+/// Unused bytes at the end of an executable page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Foothold {
+    /// First unused byte, 16-byte aligned.
+    pub start: u64,
+    /// End of the page.
+    pub end: u64,
+}
+
+impl Foothold {
+    /// Finds `need` bytes to stand on.
+    pub(super) fn find(memory: &Memory, need: usize) -> Result<Self, RemoteError> {
+        let pid = memory.pid();
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps"))
+            .map_err(|e| RemoteError::Step { step: "reading the list of mappings", errno: Errno::from(e) })?;
+        let mut spaces: Vec<Space> = maps.lines().filter_map(Space::parse).collect();
+        spaces.sort_by_key(|s| !s.is_vdso);
+        for space in &spaces {
+            let Some(found) = space.tail(memory, &spaces) else { continue };
+            if found.1 {
+                refuse_if_used(pid, found.0)?;
+            }
+            if found.0.room() >= need {
+                return Ok(found.0);
+            }
+        }
+        Err(RemoteError::NoFoothold(need))
+    }
+
+    /// Bytes for code.
+    pub(super) fn room(self) -> usize {
+        (self.end - self.start).saturating_sub(MARK_LEN) as usize
+    }
+
+    /// The code with the mark behind it, to be written at `start`.
+    pub(super) fn marked(self, code: &[u8]) -> Vec<u8> {
+        let mut all = code.to_vec();
+        all.resize(self.room(), 0);
+        all.extend_from_slice(&MARK.to_ne_bytes());
+        all.extend_from_slice(&self.start.to_ne_bytes());
+        all
+    }
+
+    /// Zeroes it again.
+    pub(super) fn clear(self, memory: &Memory) -> Result<(), RemoteError> {
+        memory
+            .write_forced(RemoteAddr(self.start), &vec![0; (self.end - self.start) as usize])
+            .map_err(|errno| RemoteError::Step { step: "clearing the executor's code", errno })
+    }
+}
+
+/// An executable private mapping of a file or of the vDSO, or the first page of a file.
+struct Space<'a> {
+    start: u64,
+    end: u64,
+    executable: bool,
+    offset: u64,
+    file: (&'a str, &'a str),
+    is_vdso: bool,
+}
+
+impl<'a> Space<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let perms = fields.next()?;
+        let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+        let (device, inode) = (fields.next()?, fields.next()?);
+        let is_vdso = fields.next() == Some("[vdso]");
+        let executable = perms == "r-xp";
+        (is_vdso || (inode != "0" && (executable || (offset == 0 && perms.starts_with('r'))))).then_some(Self {
+            start: u64::from_str_radix(start, 16).ok()?,
+            end: u64::from_str_radix(end, 16).ok()?,
+            executable,
+            offset,
+            file: (device, inode),
+            is_vdso,
+        })
+    }
+
+    /// The unused end of its last page; true when another ghost has left its code there.
+    fn tail(&self, memory: &Memory, all: &[Self]) -> Option<(Foothold, bool)> {
+        if !self.executable {
+            return None;
+        }
+        let page_start = self.end - PAGE;
+        let mut page = [0_u8; PAGE as usize];
+        memory.read(RemoteAddr(page_start), &mut page).ok()?;
+        let word = |at: usize| u64::from_ne_bytes(page[at..at + 8].try_into().expect("eight bytes"));
+        let last = word(PAGE as usize - 8);
+        if word(PAGE as usize - 16) == MARK && last > page_start && last < self.end && last % 16 == 0 {
+            return Some((Foothold { start: last, end: self.end }, true));
+        }
+        let used = PAGE - page.iter().rev().take_while(|b| **b == 0).count() as u64;
+        let data_end = if self.is_vdso { page_start } else { self.segment_end(memory, all)? };
+        let start = (page_start + used).max(data_end).next_multiple_of(16);
+        (start < self.end).then_some((Foothold { start, end: self.end }, false))
+    }
+
+    /// Where the data of this segment ends, as the ELF header says that begins the same file.
+    fn segment_end(&self, memory: &Memory, all: &[Self]) -> Option<u64> {
+        let first = all.iter().find(|s| s.offset == 0 && s.file == self.file)?;
+        let mut head = [0_u8; PAGE as usize];
+        memory.read(RemoteAddr(first.start), &mut head).ok()?;
+        let u16_at = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
+        let u32_at = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+        let u64_at = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
+        if head[..5] != *b"\x7fELF\x02" {
+            return None;
+        }
+        let (table, entry, count) = (u64_at(32)? as usize, u16_at(54)? as usize, u16_at(56)? as usize);
+        for i in 0..count {
+            let at = table + i * entry;
+            let (kind, flags, offset, filesz) = (u32_at(at)?, u32_at(at + 4)?, u64_at(at + 8)?, u64_at(at + 32)?);
+            let (first_page, end) = (offset / PAGE * PAGE, offset.checked_add(filesz)?);
+            if kind == 1
+                && flags & 1 != 0
+                && first_page == self.offset
+                && end.next_multiple_of(PAGE) == self.offset + self.end - self.start
+            {
+                return Some(self.start + (end - self.offset));
+            }
+        }
+        None
+    }
+}
+
+/// Errors when a thread of the process is still inside code that a killed ghost left there.
+fn refuse_if_used(pid: Pid, foothold: Foothold) -> Result<(), RemoteError> {
+    let busy = RemoteError::Step {
+        step: "waiting for a thread to come home from a ghost that was killed (let it run for two seconds)",
+        errno: Errno(libc::EBUSY),
+    };
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Err(busy) };
+    for task in tasks.flatten() {
+        // "running", or "NR [ARGS] SP PC". A running thread may be anywhere.
+        let Ok(text) = fs::read_to_string(task.path().join("syscall")) else { continue };
+        let pc =
+            text.split_ascii_whitespace().last().and_then(|w| u64::from_str_radix(w.trim_start_matches("0x"), 16).ok());
+        if pc.is_none_or(|pc| (foothold.start..foothold.end).contains(&pc)) {
+            return Err(busy);
+        }
+    }
+    Ok(())
+}
