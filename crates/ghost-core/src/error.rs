@@ -1,0 +1,216 @@
+//! Errors that answer five questions: what was being done, to which process and object, why it failed, what the user
+//! can do, and in what state things were left.
+//!
+//! Rules: lower case, no final stop, the refused value is named, the source's text is not repeated. *Refused* (ghost does
+//! not carry this) and *failed* (it should have worked) differ, also in the exit code. A kind returns [`KindError`]; the
+//! engine, which knows action and aftermath, wraps it once into [`Error`].
+
+use ghost_sys::{Errno, Pid};
+use std::fmt;
+
+/// What a user asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A process tree into a ghost.
+    Checkpoint,
+    /// A process tree out of a ghost.
+    Restart,
+    /// To another host.
+    Migrate,
+    /// A second one beside the first.
+    Duplicate,
+    /// Only asking what would be refused.
+    Check,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Checkpoint => "checkpoint",
+            Self::Restart => "restart",
+            Self::Migrate => "migrate",
+            Self::Duplicate => "duplicate",
+            Self::Check => "check",
+        })
+    }
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// A system call of ghost.
+    #[error("{0}")]
+    Kernel(#[from] Errno),
+    /// A system call inside the process.
+    #[error("{0}")]
+    Remote(#[from] ghost_sys::remote::RemoteError),
+    /// The bytes of the ghost.
+    #[error("{0}")]
+    Image(#[from] ghost_image::Error),
+    /// Where the ghost goes or comes from.
+    #[error("{0}")]
+    Resource(#[from] ghost_resource::Error),
+    /// A text of procfs that could not be read or understood.
+    #[error("{0}")]
+    Proc(#[from] ghost_sys::proc::ParseError),
+    /// Two things that do not go together, said in words.
+    #[error("{0}")]
+    Conflict(String),
+    /// A failure that a test asked for at a named point.
+    #[error("failpoint {0} was told to fail")]
+    Failpoint(String),
+}
+
+impl From<std::io::Error> for Cause {
+    fn from(e: std::io::Error) -> Self {
+        Self::Kernel(e.into())
+    }
+}
+impl From<rustix::io::Errno> for Cause {
+    fn from(e: rustix::io::Errno) -> Self {
+        Self::Kernel(Errno(e.raw_os_error()))
+    }
+}
+
+/// One step on one object that failed, as a kind reports it.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {cause}")]
+pub struct KindError {
+    /// The process, 0 when it is not about one.
+    pub pid: Pid,
+    /// The object: `fd 7, pipe 1234`.
+    pub subject: String,
+    /// What was being done.
+    pub step: String,
+    /// Why it failed.
+    pub cause: Cause,
+    /// What the user can do.
+    pub advice: Option<String>,
+}
+
+impl KindError {
+    /// A failed step; process and object are added by [`KindError::on`].
+    pub fn new(step: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        Self { pid: 0, subject: String::new(), step: step.into(), cause: cause.into(), advice: None }
+    }
+    /// Says which process and which object it was about.
+    pub fn on(mut self, pid: Pid, subject: impl Into<String>) -> Self {
+        self.pid = pid;
+        self.subject = subject.into();
+        self
+    }
+    /// Says what the user can do.
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+    /// A conflict in words.
+    pub fn conflict(step: impl Into<String>, words: impl Into<String>) -> Self {
+        Self::new(step, Cause::Conflict(words.into()))
+    }
+}
+
+/// Adds the step to a result on its way up.
+pub trait Context<T> {
+    /// Names what was being done.
+    fn step(self, step: impl Into<String>) -> Result<T, KindError>;
+    /// Names what was being done, in words made only on failure, and the object.
+    fn step_on(self, pid: Pid, subject: impl FnOnce() -> String, step: &str) -> Result<T, KindError>;
+}
+impl<T, E: Into<Cause>> Context<T> for Result<T, E> {
+    fn step(self, step: impl Into<String>) -> Result<T, KindError> {
+        self.map_err(|e| KindError::new(step, e))
+    }
+    fn step_on(self, pid: Pid, subject: impl FnOnce() -> String, step: &str) -> Result<T, KindError> {
+        self.map_err(|e| KindError::new(step, e).on(pid, subject()))
+    }
+}
+
+/// Something of a process that cannot travel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocker {
+    /// The process.
+    pub pid: Pid,
+    /// Its name.
+    pub comm: String,
+    /// The kind of object, as `--accept` and docs/support.md name it: `io_uring`.
+    pub kind: &'static str,
+    /// Which one: `fd 7`.
+    pub subject: String,
+    /// Why it can't travel.
+    pub why: String,
+    /// What the user can do about it.
+    pub advice: String,
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} ({}), {}: {}: {}", self.pid, self.comm, self.subject, self.kind, self.why)?;
+        if self.advice.is_empty() { Ok(()) } else { write!(f, "\n      try: {}", self.advice) }
+    }
+}
+
+/// What an action ended with instead of success.
+#[derive(Debug)]
+pub enum Error {
+    /// Nothing was touched: these things cannot travel, all of them at once.
+    Refused {
+        /// The action.
+        action: Action,
+        /// Every blocker.
+        blockers: Vec<Blocker>,
+    },
+    /// It should have worked.
+    Failed {
+        /// The action.
+        action: Action,
+        /// The process by name, when there is one.
+        process: String,
+        /// The step, its object, its cause.
+        what: KindError,
+        /// In what state things were left.
+        aftermath: String,
+    },
+}
+
+impl Error {
+    /// Whether it was a refusal (exit code 3) and no failure (1).
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
+impl std::error::Error for Error {}
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { action, blockers } => {
+                write!(f, "{action} refused: {} cannot travel", count(blockers.len()))?;
+                for b in blockers {
+                    write!(f, "\n  {b}")?;
+                }
+                write!(f, "\n  state: nothing was touched")
+            }
+            Self::Failed { action, process, what, aftermath } => {
+                write!(f, "{action} failed: ")?;
+                if what.pid != 0 {
+                    write!(f, "pid {}, ", what.pid)?;
+                } else if !process.is_empty() {
+                    write!(f, "{process}, ")?;
+                }
+                if !what.subject.is_empty() {
+                    write!(f, "{}, ", what.subject)?;
+                }
+                write!(f, "{}\n  why:   {}", what.step, what.cause)?;
+                if let Some(a) = &what.advice {
+                    write!(f, "\n  try:   {a}")?;
+                }
+                write!(f, "\n  state: {aftermath}")
+            }
+        }
+    }
+}
+
+fn count(n: usize) -> String {
+    if n == 1 { "one thing".into() } else { format!("{n} things") }
+}

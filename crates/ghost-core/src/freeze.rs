@@ -1,0 +1,207 @@
+//! Freezing a process tree: every thread of it in a ptrace stop, until the value is dropped.
+//!
+//! `PTRACE_SEIZE` and `PTRACE_INTERRUPT` (Linux 3.4) disturb nothing: no signal is sent, a system call that was under way
+//! is restarted by the kernel as it would be after a signal without a handler. A thread or child that appears while we
+//! freeze is found by looking again until nothing is new. Job-control stops and signals that were about to be delivered are
+//! let through first, so that each thread rests in a plain trap or in its group stop.
+//!
+//! All ptrace calls of a tree come from the thread that froze it: ptrace belongs to a thread, not to a process.
+//! If ghost dies the kernel detaches all of them and the tree runs on.
+
+use crate::error::{Context, KindError};
+use ghost_sys::ptrace::{self, Running, Stop, Stopped, Waited};
+use ghost_sys::{Errno, Pid};
+use std::collections::{BTreeMap, HashSet};
+
+/// One frozen thread.
+#[derive(Debug)]
+pub struct FrozenThread {
+    /// The thread, stopped.
+    pub stopped: Stopped,
+    /// The job-control signal that had stopped it, 0 if it ran.
+    pub group_stop: i32,
+}
+
+/// One process whose threads are all stopped; none for a zombie.
+#[derive(Debug)]
+pub struct FrozenProcess {
+    /// Its pid.
+    pub pid: Pid,
+    /// The pid of the process of the tree under which it was found, 0 for the root.
+    pub parent: Pid,
+    /// Its threads, the leader first.
+    pub threads: Vec<FrozenThread>,
+}
+
+/// A frozen tree, parents before children. Dropping it thaws.
+#[derive(Debug, Default)]
+pub struct FrozenTree {
+    /// Its processes.
+    pub processes: Vec<FrozenProcess>,
+}
+
+impl FrozenTree {
+    /// Freezes `root` and everything below it.
+    pub fn freeze(root: Pid) -> Result<Self, KindError> {
+        let mut tree = Self::default();
+        let mut queue = std::collections::VecDeque::from([(root, 0)]);
+        let mut seen = HashSet::from([root]);
+        while let Some((pid, parent)) = queue.pop_front() {
+            let Some(threads) = freeze_process(pid, pid == root)? else { continue };
+            for child in children(pid) {
+                if seen.insert(child) {
+                    queue.push_back((child, pid));
+                }
+            }
+            tree.processes.push(FrozenProcess { pid, parent, threads });
+        }
+        Ok(tree)
+    }
+
+    /// Lets everything run on. Threads in a group stop stay in it.
+    pub fn thaw(self) -> Result<(), KindError> {
+        let mut first = Ok(());
+        for process in self.processes.into_iter().rev() {
+            for thread in process.threads.into_iter().rev() {
+                let tid = thread.stopped.tid();
+                match thread.stopped.detach() {
+                    Ok(()) | Err(Errno(libc_esrch::ESRCH)) => {}
+                    Err(e) if first.is_ok() => {
+                        first = Err(KindError::new("letting a thread run on", e).on(process.pid, format!("tid {tid}")));
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        first
+    }
+
+    /// Ends every process as by SIGKILL and waits until each is a zombie or gone.
+    pub fn kill(self) -> Result<(), KindError> {
+        for process in &self.processes {
+            if !process.threads.is_empty() {
+                let _ = rustix::process::kill_process(
+                    rustix::process::Pid::from_raw(process.pid).expect("a pid is positive"),
+                    rustix::process::Signal::KILL,
+                );
+            }
+        }
+        for process in self.processes {
+            // The leader is waited for last: it is reported only once its threads are gone.
+            for thread in process.threads.into_iter().rev() {
+                let tid = thread.stopped.tid();
+                thread.stopped.wait_for_end().step_on(process.pid, || format!("tid {tid}"), "waiting for its end")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Named here since this crate has no libc.
+mod libc_esrch {
+    pub const ESRCH: i32 = 3;
+    pub const EPERM: i32 = 1;
+}
+
+/// Stops all threads of a process. None: it has ended meanwhile. No threads: a zombie.
+fn freeze_process(pid: Pid, is_root: bool) -> Result<Option<Vec<FrozenThread>>, KindError> {
+    let mut stopped: BTreeMap<Pid, FrozenThread> = BTreeMap::new();
+    let mut dead = HashSet::new();
+    loop {
+        let mut fresh = Vec::new();
+        let tids = match ghost_sys::proc::tasks(pid) {
+            Ok(tids) => tids,
+            Err(_) if !is_root => return Ok(None),
+            Err(e) => return Err(KindError::new("looking for its threads", e).on(pid, "")),
+        };
+        for tid in tids {
+            if stopped.contains_key(&tid) || dead.contains(&tid) {
+                continue;
+            }
+            match seize(tid) {
+                Ok(running) => fresh.push(running),
+                Err(Errno(libc_esrch::ESRCH)) => {
+                    dead.insert(tid);
+                }
+                Err(e) => match ghost_sys::proc::state(pid, tid) {
+                    None | Some(b'Z' | b'X') => {
+                        dead.insert(tid);
+                    }
+                    _ => return Err(refused_by_ptrace(pid, tid, e)),
+                },
+            }
+        }
+        if fresh.is_empty() {
+            break;
+        }
+        for running in &fresh {
+            match running.interrupt() {
+                Ok(()) | Err(Errno(libc_esrch::ESRCH)) => {}
+                Err(e) => return Err(KindError::new("PTRACE_INTERRUPT", e).on(pid, format!("tid {}", running.tid()))),
+            }
+        }
+        for running in fresh {
+            let tid = running.tid();
+            match rest(running).step_on(pid, || format!("tid {tid}"), "waiting for it to stop")? {
+                Some(thread) => {
+                    stopped.insert(tid, thread);
+                }
+                None => {
+                    dead.insert(tid);
+                }
+            }
+        }
+    }
+    if stopped.is_empty() && ghost_sys::proc::state(pid, pid).is_none() {
+        if is_root {
+            return Err(KindError::new("freezing", Errno(libc_esrch::ESRCH)).on(pid, "").advise("the process has ended"));
+        }
+        return Ok(None);
+    }
+    let mut threads = Vec::with_capacity(stopped.len());
+    threads.extend(stopped.remove(&pid));
+    threads.extend(stopped.into_values());
+    Ok(Some(threads))
+}
+
+fn seize(tid: Pid) -> Result<Running, Errno> {
+    // Seccomp would judge the calls that ghost makes inside; only CAP_SYS_ADMIN may suspend it.
+    ptrace::seize(tid, ptrace::SUSPEND_SECCOMP).or_else(|e| match e {
+        Errno(libc_esrch::EPERM) => ptrace::seize(tid, 0),
+        e => Err(e),
+    })
+}
+
+/// Waits until the thread rests in a trap or in its group stop; signals on their way are let through.
+fn rest(mut running: Running) -> Result<Option<FrozenThread>, Errno> {
+    loop {
+        match running.wait()? {
+            Waited::Gone(_) => return Ok(None),
+            Waited::Stopped(stopped, Stop::Trap) => return Ok(Some(FrozenThread { stopped, group_stop: 0 })),
+            Waited::Stopped(stopped, Stop::Group(signal)) => {
+                return Ok(Some(FrozenThread { stopped, group_stop: signal }));
+            }
+            Waited::Stopped(stopped, Stop::Signal(signal)) => running = stopped.resume(signal)?,
+            Waited::Stopped(stopped, Stop::Event(..) | Stop::Syscall) => running = stopped.resume(0)?,
+        }
+    }
+}
+
+fn refused_by_ptrace(pid: Pid, tid: Pid, e: Errno) -> KindError {
+    let tracer = ghost_sys::proc::tracer(pid, tid);
+    let error = KindError::new("PTRACE_SEIZE", e).on(pid, format!("tid {tid}"));
+    match tracer {
+        Some(tracer) if tracer > 0 => {
+            error.advise(format!("it is being traced by pid {tracer}: end that debugger or tracer first"))
+        }
+        _ => error.advise("run ghost as the owner of the process or as root; kernel threads can't travel"),
+    }
+}
+
+fn children(pid: Pid) -> Vec<Pid> {
+    let mut all = Vec::new();
+    for tid in ghost_sys::proc::tasks(pid).unwrap_or_default() {
+        all.extend(ghost_sys::proc::children(pid, tid).unwrap_or_default());
+    }
+    all
+}

@@ -1,0 +1,62 @@
+//! What the caller may choose.
+
+use ghost_sys::Pid;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+/// What becomes of the source once the ghost is whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum After {
+    /// It runs on.
+    #[default]
+    Run,
+    /// It is left stopped, as by SIGSTOP.
+    Stop,
+    /// It ends as by SIGKILL.
+    Kill,
+}
+
+/// How a process is exported.
+#[derive(Clone, Debug, Default)]
+pub struct ExportOptions {
+    /// What becomes of the source.
+    pub after: After,
+    /// Kinds whose loss the user accepts by name.
+    pub accept: BTreeSet<String>,
+    /// Descriptions that stay behind and are handed over anew at restart: `pipe:[123]` or `fd:5` to a name.
+    pub external: Vec<String>,
+}
+
+/// Which pids the new processes get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pids {
+    /// The same.
+    #[default]
+    Same,
+    /// Any that are free: a duplicate beside the original.
+    New,
+    /// The same, in a pid namespace of their own.
+    Namespace,
+}
+
+/// How a ghost is made a process of.
+#[derive(Debug, Default)]
+pub struct ImportOptions {
+    /// Which pids.
+    pub pids: Pids,
+    /// Files under another name now: (old, new).
+    pub map_files: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Descriptions that the caller hands over, by the name the ghost has for them.
+    pub inherit: Vec<(String, OwnedFd)>,
+    /// Kinds whose loss the user accepts by name.
+    pub accept: BTreeSet<String>,
+    /// Whether the new root process is to outlive ghost as nobody's special child.
+    pub detach: bool,
+    /// Ends a process that still runs under the root's pid first.
+    pub replace: bool,
+    /// Wait this long for pids that are still taken by processes that are going away.
+    pub wait_for_pids_ms: u64,
+}
+
+/// A pid of the ghost to the pid of the new process.
+pub type PidMap = std::collections::HashMap<Pid, Pid>;
