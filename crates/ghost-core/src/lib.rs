@@ -1,1 +1,17 @@
-//! core
+//! The mechanism: export and import of every kind of kernel object.
+//!
+//! ```text
+//! process ─▶ freeze ─▶ collect ─▶ export each kind ─▶ ghost stream ─▶ resource
+//! process ◀─ thaw   ◀─ rebuild ◀─ import each kind ◀─ ghost stream ◀─ resource
+//! ```
+
+pub mod error;
+pub mod export;
+pub mod freeze;
+pub mod import;
+pub mod inquiry;
+pub mod kinds;
+pub mod model;
+pub mod options;
+pub mod shared;
+pub mod view;
