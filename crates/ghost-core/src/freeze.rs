@@ -173,17 +173,11 @@ fn seize(tid: Pid) -> Result<Running, Errno> {
 }
 
 /// Waits until the thread rests in a trap or in its group stop; signals on their way are let through.
-fn rest(mut running: Running) -> Result<Option<FrozenThread>, Errno> {
-    loop {
-        match running.wait()? {
-            Waited::Gone(_) => return Ok(None),
-            Waited::Stopped(stopped, Stop::Trap) => return Ok(Some(FrozenThread { stopped, group_stop: 0 })),
-            Waited::Stopped(stopped, Stop::Group(signal)) => {
-                return Ok(Some(FrozenThread { stopped, group_stop: signal }));
-            }
-            Waited::Stopped(stopped, Stop::Signal(signal)) => running = stopped.resume(signal)?,
-            Waited::Stopped(stopped, Stop::Event(..) | Stop::Syscall) => running = stopped.resume(0)?,
-        }
+fn rest(running: Running) -> Result<Option<FrozenThread>, Errno> {
+    match running.settle()? {
+        Waited::Stopped(stopped, Stop::Group(signal)) => Ok(Some(FrozenThread { stopped, group_stop: signal })),
+        Waited::Stopped(stopped, _) => Ok(Some(FrozenThread { stopped, group_stop: 0 })),
+        Waited::Gone(_) => Ok(None),
     }
 }
 
@@ -198,7 +192,7 @@ fn refused_by_ptrace(pid: Pid, tid: Pid, e: Errno) -> KindError {
     }
 }
 
-fn children(pid: Pid) -> Vec<Pid> {
+pub(crate) fn children(pid: Pid) -> Vec<Pid> {
     let mut all = Vec::new();
     for tid in ghost_sys::proc::tasks(pid).unwrap_or_default() {
         all.extend(ghost_sys::proc::children(pid, tid).unwrap_or_default());

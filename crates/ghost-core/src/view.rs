@@ -3,9 +3,10 @@
 //! A view is taken without touching anything, of a running tree (`ghost check`) or of a frozen one (export).
 
 use crate::error::{Context, KindError};
+use ghost_sys::kcmp::{self, Resource};
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::{Pid, pidfd};
-use std::collections::HashMap;
+use std::cmp::Ordering;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// One open descriptor, seen from outside.
@@ -77,4 +78,134 @@ impl ProcessView {
 pub struct TreeView {
     /// The processes; the root is the first.
     pub processes: Vec<ProcessView>,
+}
+
+impl TreeView {
+    /// Looks at these processes, given parents before children.
+    ///
+    /// A process that has gone meanwhile is left out, unless it is the root.
+    pub fn collect(pids: &[Pid]) -> Result<Self, KindError> {
+        let mut view = Self::default();
+        let mut sharers = [Sharers::new(Resource::Vm), Sharers::new(Resource::Files), Sharers::new(Resource::Fs), Sharers::new(Resource::Sighand)];
+        for &pid in pids {
+            let index = view.processes.len();
+            let Some(mut process) = look(pid, index == 0)? else { continue };
+            if !process.is_zombie() {
+                let [mm, files, fs, sighand] =
+                    sharers.each_mut().map(|s| s.find(&view.processes, pid, index).step_on(pid, String::new, "kcmp"));
+                (process.shares_mm, process.shares_files) = (mm?, files?);
+                (process.shares_fs, process.shares_sighand) = (fs?, sighand?);
+                if process.shares_mm.is_none() {
+                    process.smaps = proc::read_smaps(&process.dir).step_on(pid, String::new, "reading its smaps")?;
+                }
+                if process.shares_files.is_none() {
+                    process.fds = descriptors(&process)?;
+                }
+            }
+            view.processes.push(process);
+        }
+        Ok(view)
+    }
+
+    /// The process and everything below it, as it runs now.
+    pub fn of_running(root: Pid) -> Result<Self, KindError> {
+        let mut pids = vec![root];
+        let mut next = 0;
+        while let Some(&pid) = pids.get(next) {
+            next += 1;
+            for child in crate::freeze::children(pid) {
+                if !pids.contains(&child) {
+                    pids.push(child);
+                }
+            }
+        }
+        Self::collect(&pids)
+    }
+}
+
+/// Processes that have an object of one sort of their own, in the order in which kcmp sorts those objects.
+struct Sharers {
+    sort: Resource,
+    ordered: Vec<usize>,
+}
+
+impl Sharers {
+    fn new(sort: Resource) -> Self {
+        Self { sort, ordered: Vec::new() }
+    }
+    /// The earlier process with the same object, found by binary search; or notes this one as the first.
+    fn find(&mut self, before: &[ProcessView], pid: Pid, index: usize) -> ghost_sys::Result<Option<usize>> {
+        let mut failed = None;
+        let found = self.ordered.binary_search_by(|&other| {
+            kcmp::kcmp(before[other].pid, pid, self.sort, 0, 0).unwrap_or_else(|e| {
+                failed = Some(e);
+                Ordering::Equal
+            })
+        });
+        match (failed, found) {
+            (Some(e), _) => Err(e),
+            (None, Ok(at)) => Ok(Some(self.ordered[at])),
+            (None, Err(at)) => {
+                self.ordered.insert(at, index);
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
+    let opened = ProcDir::open(pid).and_then(|dir| Ok((proc::read_stat(&dir)?, proc::read_status(&dir)?, dir)));
+    let (stat, status, dir) = match opened {
+        Ok(read) => read,
+        Err(e) if e.is_gone() && !is_root => return Ok(None),
+        Err(e) => return Err(KindError::new("looking at the process", e).on(pid, "")),
+    };
+    let pidfd = match pidfd::open(pid) {
+        Ok(fd) => fd,
+        Err(e) => return Err(KindError::new("pidfd_open", e).on(pid, "")),
+    };
+    let mut tids = proc::tasks(&dir).step_on(pid, String::new, "listing its threads")?;
+    tids.sort_unstable_by_key(|&tid| (tid != pid, tid));
+    let mut threads = Vec::with_capacity(tids.len());
+    for tid in tids {
+        if tid == pid {
+            threads.push(ThreadView { tid, status: status.clone() });
+        } else if let Ok(status) = dir.thread(tid).and_then(|d| proc::read_status(&d)) {
+            threads.push(ThreadView { tid, status });
+        }
+    }
+    Ok(Some(ProcessView {
+        pid,
+        pidfd,
+        dir,
+        stat,
+        status,
+        threads,
+        smaps: Vec::new(),
+        fds: Vec::new(),
+        shares_mm: None,
+        shares_files: None,
+        shares_fs: None,
+        shares_sighand: None,
+    }))
+}
+
+fn descriptors(process: &ProcessView) -> Result<Vec<FdView>, KindError> {
+    let pid = process.pid;
+    let mut numbers = process.dir.numbers("fd").step_on(pid, String::new, "listing its descriptors")?;
+    numbers.sort_unstable();
+    let mut fds = Vec::with_capacity(numbers.len());
+    for fd in numbers {
+        let what = || format!("fd {fd}");
+        let ours = match pidfd::getfd(process.pidfd.as_fd(), fd) {
+            Ok(ours) => ours,
+            Err(ghost_sys::Errno(9)) => continue, // EBADF: closed since it was listed; a running process may do so
+            Err(e) => return Err(KindError::new("pidfd_getfd", e).on(pid, what())),
+        };
+        let link = process.dir.link(&format!("fd/{fd}")).step_on(pid, what, "reading its link")?;
+        let info = proc::read_fdinfo(&process.dir, fd).step_on(pid, what, "reading its fdinfo")?;
+        let stat = rustix::fs::fstat(&ours).step_on(pid, what, "fstat")?;
+        fds.push(FdView { fd, link, info, ours, stat });
+    }
+    Ok(fds)
 }

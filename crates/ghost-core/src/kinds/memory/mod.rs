@@ -1,13 +1,167 @@
-//! memory/mod.rs
-use crate::error::{Blocker, KindError};
-use crate::export::ExportCx;
+//! Address spaces: their mappings, what is in them, and the kernel's notes about them (`prctl(2)`, PR_SET_MM_MAP).
+//!
+//! Read: `/proc/PID/smaps` (mappings with VmFlags), `/proc/PID/stat`, PAGEMAP_SCAN (Linux 6.7) for what is there to copy.
+//! Rebuilt: `mmap(2)` at the final addresses by the process itself, writable while the pages arrive; protections, advice,
+//! locks, names and seals in `finish`. Of a file mapping only the private pages travel; the file must be there.
+//!
+//! Lost: the split of neighbouring mappings that the kernel would have merged; which pages were resident but zero.
+//! Refused: see [`vma::check`].
+
+pub mod pages;
+pub mod vdso;
+pub mod vma;
+
+use crate::error::{Blocker, Context, KindError};
+use crate::export::{ExportCx, PageSource};
 use crate::import::ImportCx;
-use crate::view::TreeView;
-/// See the table.
-pub fn check(_view: &TreeView, _out: &mut Vec<Blocker>) {}
-/// See the table.
-pub fn export(_cx: &mut ExportCx<'_>) -> Result<(), KindError> { Ok(()) }
-/// See the table.
-pub fn import(_cx: &mut ImportCx<'_>) -> Result<(), KindError> { Ok(()) }
-/// See the table.
-pub fn finish(_cx: &mut ImportCx<'_>) -> Result<(), KindError> { Ok(()) }
+use crate::view::{ProcessView, TreeView};
+use ghost_image::record as rec;
+use ghost_sys::remote::Batch;
+
+/// Names the mappings that cannot travel.
+pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
+    for process in &view.processes {
+        vma::check(process, out);
+    }
+}
+
+/// Writes one [`rec::Mm`] for every address space of the tree.
+pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
+    let view = cx.view;
+    for (index, process) in view.processes.iter().enumerate() {
+        if process.is_zombie() || process.shares_mm.is_some() {
+            continue;
+        }
+        let id = cx.model.mms.len() as u32 + 1;
+        let mut mm = facts(id, process)?;
+        mm.exe = Some(crate::kinds::fd::path_of_link(process, "exe")?);
+        mm.exe_file_id = crate::kinds::fd::export_exe(cx, index)?;
+        let runs = pages::runs(process)?;
+        for smap in &process.smaps {
+            if let Some(vma) = vma::export(cx, index, smap, &runs)? {
+                mm.vmas.push(vma);
+            }
+        }
+        cx.pages.push(PageSource::Memory { mm_id: id, process: index, runs: pages::within(&runs, &mm.vmas) });
+        cx.model.mms.push(mm);
+    }
+    Ok(())
+}
+
+/// The id of the address space of the process at `index`, which [`export`] has given or will give.
+pub fn mm_id(view: &TreeView, index: usize) -> u32 {
+    let owner = view.processes[index].shares_mm.unwrap_or(index);
+    view.processes[..=owner].iter().filter(|p| !p.is_zombie() && p.shares_mm.is_none()).count() as u32
+}
+
+fn facts(id: u32, process: &ProcessView) -> Result<rec::Mm, KindError> {
+    let s = &process.stat;
+    let auxv = process.dir.bytes("auxv").step_on(process.pid, String::new, "reading its auxv")?;
+    // The end of the heap is in no file; the heap's mapping ends at the page after it.
+    let brk = process.smaps.iter().find(|m| m.mapping.name == b"[heap]").map_or(s.start_brk, |m| m.mapping.end);
+    Ok(rec::Mm {
+        id,
+        start_code: s.start_code,
+        end_code: s.end_code,
+        start_data: s.start_data,
+        end_data: s.end_data,
+        start_brk: s.start_brk,
+        brk,
+        start_stack: s.start_stack,
+        arg_start: s.arg_start,
+        arg_end: s.arg_end,
+        env_start: s.env_start,
+        env_end: s.env_end,
+        auxv,
+        ..rec::Mm::default()
+    })
+}
+
+/// Makes the mappings of every address space, empty and writable where pages will come.
+pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let model = cx.model;
+    let mut first_user = std::collections::HashMap::new();
+    for (index, process) in model.processes.iter().enumerate() {
+        if process.zombie.is_none() {
+            first_user.entry(process.mm_id).or_insert(index);
+        }
+    }
+    vma::import_shmem(cx, &first_user)?;
+    let here = vdso::Here::of(cx)?;
+    for (mm, index) in owners(model, &first_user) {
+        let numbers = vma::hand_over_files(cx, index, mm)?;
+        here.park(cx, index, mm)?;
+        for vma in &mm.vmas {
+            vma::import(&mut cx.building[index].batch, vma, &numbers);
+            if cx.building[index].batch.len() > 3000 {
+                cx.flush(index)?;
+            }
+        }
+        here.place(cx, index, mm)?;
+        for number in vma::distinct(&numbers) {
+            cx.building[index].batch.call("close of a mapped file", ghost_sys::nr::CLOSE, &[number.into()]);
+        }
+    }
+    cx.flush_all()
+}
+
+/// Gives the mappings their protection, advice, locks, names and seals, and the kernel its notes.
+pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let model = cx.model;
+    let mut done = std::collections::HashSet::new();
+    for (index, process) in model.processes.iter().enumerate() {
+        let Some(mm) = model.mm(process.mm_id).filter(|mm| process.zombie.is_none() && done.insert(mm.id)) else {
+            continue;
+        };
+        for vma in &mm.vmas {
+            vma::finish(&mut cx.building[index].batch, vma);
+            if cx.building[index].batch.len() > 3000 {
+                cx.flush(index)?;
+            }
+        }
+        mm_map(cx, index, mm)?;
+        for vma in mm.vmas.iter().filter(|v| v.sealed) {
+            vma::seal(&mut cx.building[index].batch, vma);
+        }
+    }
+    cx.flush_all()
+}
+
+fn owners<'m>(
+    model: &'m crate::model::Model,
+    first_user: &std::collections::HashMap<u32, usize>,
+) -> Vec<(&'m rec::Mm, usize)> {
+    model.mms.iter().filter_map(|mm| first_user.get(&mm.id).map(|&i| (mm, i))).collect()
+}
+
+/// PR_SET_MM_MAP (Linux 3.18; CAP_SYS_RESOURCE is not needed for it): what `/proc/PID/{stat,cmdline,environ,auxv,exe}` tell.
+fn mm_map(cx: &mut ImportCx<'_>, index: usize, mm: &rec::Mm) -> Result<(), KindError> {
+    let exe = match cx.files.get(&mm.exe_file_id) {
+        Some(file) => {
+            use std::os::fd::AsFd;
+            let ours = rustix::io::fcntl_dupfd_cloexec(file.as_fd(), 0).step("dup of the executable")?;
+            cx.hand_over(index, &[ours.as_fd()])?[0]
+        }
+        None => -1,
+    };
+    let map = ghost_sys::prctl_mm::MmMap {
+        start_code: mm.start_code,
+        end_code: mm.end_code,
+        start_data: mm.start_data,
+        end_data: mm.end_data,
+        start_brk: mm.start_brk,
+        brk: mm.brk,
+        start_stack: mm.start_stack,
+        arg_start: mm.arg_start,
+        arg_end: mm.arg_end,
+        env_start: mm.env_start,
+        env_end: mm.env_end,
+        exe_fd: exe,
+    };
+    let batch: &mut Batch = &mut cx.building[index].batch;
+    ghost_sys::prctl_mm::call(batch, &map, &mm.auxv);
+    if exe >= 0 {
+        batch.call("close of the executable", ghost_sys::nr::CLOSE, &[exe.into()]);
+    }
+    Ok(())
+}
