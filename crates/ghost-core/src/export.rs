@@ -1,11 +1,17 @@
 //! The drive out: freeze, look, refuse or ask, kinds in order, records, pages, commit, thaw.
 
+use crate::error::{Action, Blocker, Error, KindError};
 use crate::freeze::FrozenTree;
 use crate::inquiry::Answers;
-use crate::model::Model;
-use crate::options::ExportOptions;
+use crate::kinds::{KINDS, memory};
+use crate::model::{Ids, Model};
+use crate::options::{After, ExportOptions};
+use crate::report::Report;
 use crate::view::TreeView;
 use ghost_image::record as rec;
+use ghost_image::{Header, ImageWriter};
+use ghost_sys::Pid;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 
 /// Pages that follow the records.
@@ -48,8 +54,161 @@ pub struct ExportCx<'a> {
     pub model: Model,
     /// Open file descriptions that have a record already, and how new ones are told apart.
     pub shared: crate::shared::Shared,
+    /// Shared anonymous memory met so far, by device and inode.
+    pub shmems: crate::model::Ids<(u64, u64)>,
     /// Pages to be written after the records.
     pub pages: Vec<PageSource>,
     /// What is worth saying.
     pub notes: Vec<rec::Note>,
+}
+
+/// A frozen tree whose records are made and whose pages wait to be written. Dropping it thaws the tree.
+#[derive(Debug)]
+pub struct Exporting {
+    tree: FrozenTree,
+    model: Model,
+    pages: Vec<PageSource>,
+    pids: Vec<Pid>,
+    action: Action,
+    /// Times and sizes so far.
+    pub report: Report,
+}
+
+/// Names everything of a running tree that cannot travel. Touches nothing.
+pub fn check(root: Pid) -> Result<Vec<Blocker>, Error> {
+    let view = TreeView::of_running(root).map_err(|e| failed(Action::Check, root, e, "nothing was touched"))?;
+    Ok(blockers(&view, &ExportOptions::default()))
+}
+
+fn blockers(view: &TreeView, options: &ExportOptions) -> Vec<Blocker> {
+    let mut found = Vec::new();
+    for kind in KINDS {
+        (kind.check)(view, &mut found);
+    }
+    found.retain(|b| !options.accept.contains(b.kind));
+    found
+}
+
+const RUNS_ON: &str = "no ghost was made; the process runs again";
+
+impl Exporting {
+    /// Freezes the tree below `root`, refuses what cannot travel, and makes the records of all that can.
+    pub fn begin(action: Action, root: Pid, options: &ExportOptions) -> Result<Self, Error> {
+        let mut report = Report::start();
+        let fail = |e| failed(action, root, e, RUNS_ON);
+        guard_root(root).map_err(|e| failed(action, root, e, "nothing was touched"))?;
+        let tree = FrozenTree::freeze(root).map_err(fail)?;
+        report.stage("freeze");
+        let pids: Vec<Pid> = tree.processes.iter().map(|p| p.pid).collect();
+        let view = TreeView::collect(&pids).map_err(fail)?;
+        report.stage("collect");
+        let blockers = blockers(&view, options);
+        if !blockers.is_empty() {
+            return Err(Error::Refused { action, blockers });
+        }
+        crate::failpoint::hit("export.checked").map_err(fail)?;
+        let answers = Answers::ask(&view, &tree).map_err(fail)?;
+        report.stage("ask");
+        crate::failpoint::hit("export.asked").map_err(fail)?;
+        let mut cx = ExportCx {
+            view: &view,
+            frozen: &tree,
+            answers: &answers,
+            options,
+            model: Model { host: crate::host::record(&view), ..Model::default() },
+            shared: crate::shared::Shared::default(),
+            shmems: Ids::default(),
+            pages: Vec::new(),
+            notes: Vec::new(),
+        };
+        for kind in KINDS {
+            (kind.export)(&mut cx).map_err(fail)?;
+            crate::failpoint::hit_named("export.kind", kind.name).map_err(fail)?;
+        }
+        let ExportCx { mut model, pages, notes, .. } = cx;
+        model.host.notes.clone_from(&notes);
+        report.notes = notes;
+        report.processes = view.processes.len();
+        report.threads = view.processes.iter().map(|p| p.threads.len()).sum();
+        report.stage("kinds");
+        Ok(Self { tree, model, pages, pids, action, report })
+    }
+
+    /// What the ghost says of itself before its records.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Writes the ghost: records, pages, index, commit mark. The tree stays frozen.
+    pub fn write<W: Write + Send>(&mut self, out: W) -> Result<W, Error> {
+        let root = self.pids[0];
+        self.write_inner(out).map_err(|e| failed(self.action, root, e, RUNS_ON))
+    }
+
+    fn write_inner<W: Write + Send>(&mut self, out: W) -> Result<W, KindError> {
+        let wrap = |e: ghost_image::Error| KindError::new("writing the ghost", e);
+        let mut image = ImageWriter::new(out, &Header::of_this_host()).map_err(wrap)?;
+        self.model.write(&mut image).map_err(wrap)?;
+        self.report.stage("records");
+        crate::failpoint::hit("export.records")?;
+        for source in &self.pages {
+            let pid = match source {
+                PageSource::Memory { process, .. } => self.pids[*process],
+                PageSource::Inode { .. } => 0,
+            };
+            let (read, written) = memory::pages::write(source, pid, &mut image)?;
+            self.report.bytes_read += read;
+            self.report.page_bytes += written;
+        }
+        crate::failpoint::hit("export.pages")?;
+        let out = image.finish().map_err(wrap)?;
+        self.report.stage("pages");
+        Ok(out)
+    }
+
+    /// Lets the tree run on, leaves it stopped, or ends it.
+    pub fn end(mut self, after: After) -> Result<Report, Error> {
+        let root = self.pids[0];
+        let action = self.action;
+        let tree = std::mem::take(&mut self.tree);
+        let (done, aftermath) = match after {
+            After::Run => (tree.thaw(), "the ghost is whole; the process may still be stopped (kill -CONT)"),
+            After::Stop => {
+                for &pid in &self.pids {
+                    // Delivered when the trace ends; a zombie does not mind.
+                    let _ = crate::freeze::signal(pid, libc::SIGSTOP);
+                }
+                (tree.thaw(), "the ghost is whole; the process may still run")
+            }
+            After::Kill => (tree.kill(), "the ghost is whole; the process may still run"),
+        };
+        done.map_err(|e| failed(action, root, e, aftermath))?;
+        self.report.stage("end");
+        Ok(self.report)
+    }
+}
+
+/// Wraps a kind's error.
+pub(crate) fn failed(action: Action, root: Pid, what: KindError, aftermath: &str) -> Error {
+    let comm = std::fs::read_to_string(format!("/proc/{root}/comm")).unwrap_or_default();
+    let process = if root == 0 { String::new() } else { format!("pid {root} ({})", comm.trim_end()) };
+    Error::Failed { action, process, what, aftermath: aftermath.to_owned() }
+}
+
+/// Processes that nobody may freeze.
+fn guard_root(root: Pid) -> Result<(), KindError> {
+    let refuse = |why: &str| Err(KindError::conflict("choosing the process", why.to_owned()).on(root, ""));
+    if root == 1 {
+        return refuse("pid 1 holds up everything that runs here; name the program itself");
+    }
+    let mut ancestor = std::process::id() as Pid;
+    while ancestor > 1 {
+        if ancestor == root {
+            return refuse("it is ghost itself, or one of the processes that ghost runs under");
+        }
+        let Ok(dir) = ghost_sys::proc::ProcDir::open(ancestor) else { break };
+        let Ok(stat) = ghost_sys::proc::read_stat(&dir) else { break };
+        ancestor = stat.ppid;
+    }
+    Ok(())
 }

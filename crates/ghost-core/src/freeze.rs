@@ -199,3 +199,9 @@ pub(crate) fn children(pid: Pid) -> Vec<Pid> {
     }
     all
 }
+
+/// Sends a signal; an error means that there is nobody to get it.
+pub(crate) fn signal(pid: Pid, signal: i32) -> Result<(), Errno> {
+    let handle = ghost_sys::pidfd::open(pid)?;
+    ghost_sys::pidfd::signal(std::os::fd::AsFd::as_fd(&handle), signal)
+}

@@ -12,6 +12,8 @@ pub struct Answers {
 pub struct ProcessAnswers {
     /// One for each thread, the leader first.
     pub threads: Vec<ThreadAnswers>,
+    /// brk(0): the end of the heap to the byte.
+    pub brk: u64,
 }
 
 /// What one thread said.

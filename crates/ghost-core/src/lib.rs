@@ -7,11 +7,14 @@
 
 pub mod error;
 pub mod export;
+pub mod failpoint;
 pub mod freeze;
+pub mod host;
 pub mod import;
 pub mod inquiry;
 pub mod kinds;
 pub mod model;
 pub mod options;
+pub mod report;
 pub mod shared;
 pub mod view;

@@ -16,6 +16,7 @@ use crate::export::{ExportCx, PageSource};
 use crate::import::ImportCx;
 use crate::view::{ProcessView, TreeView};
 use ghost_image::record as rec;
+use ghost_image::record::vma::Special;
 use ghost_sys::remote::Batch;
 
 /// Names the mappings that cannot travel.
@@ -33,16 +34,19 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
             continue;
         }
         let id = cx.model.mms.len() as u32 + 1;
-        let mut mm = facts(id, process)?;
+        let mut mm = facts(id, process, cx.answers.processes[index].brk)?;
         mm.exe = Some(crate::kinds::fd::path_of_link(process, "exe")?);
         mm.exe_file_id = crate::kinds::fd::export_exe(cx, index)?;
         let runs = pages::runs(process)?;
         for smap in &process.smaps {
             if let Some(vma) = vma::export(cx, index, smap, &runs)? {
+                if vma.special() == Special::Vdso {
+                    mm.vdso = vma.start;
+                }
                 mm.vmas.push(vma);
             }
         }
-        cx.pages.push(PageSource::Memory { mm_id: id, process: index, runs: pages::within(&runs, &mm.vmas) });
+        cx.pages.push(PageSource::Memory { mm_id: id, process: index, runs: pages::to_copy(&runs, &mm.vmas) });
         cx.model.mms.push(mm);
     }
     Ok(())
@@ -54,11 +58,9 @@ pub fn mm_id(view: &TreeView, index: usize) -> u32 {
     view.processes[..=owner].iter().filter(|p| !p.is_zombie() && p.shares_mm.is_none()).count() as u32
 }
 
-fn facts(id: u32, process: &ProcessView) -> Result<rec::Mm, KindError> {
+fn facts(id: u32, process: &ProcessView, brk: u64) -> Result<rec::Mm, KindError> {
     let s = &process.stat;
     let auxv = process.dir.bytes("auxv").step_on(process.pid, String::new, "reading its auxv")?;
-    // The end of the heap is in no file; the heap's mapping ends at the page after it.
-    let brk = process.smaps.iter().find(|m| m.mapping.name == b"[heap]").map_or(s.start_brk, |m| m.mapping.end);
     Ok(rec::Mm {
         id,
         start_code: s.start_code,
@@ -99,7 +101,7 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
         here.place(cx, index, mm)?;
         for number in vma::distinct(&numbers) {
-            cx.building[index].batch.call("close of a mapped file", ghost_sys::nr::CLOSE, &[number.into()]);
+            cx.building[index].batch.call("close of a mapped file", libc::SYS_close, &[number.into()]);
         }
     }
     cx.flush_all()
@@ -161,7 +163,7 @@ fn mm_map(cx: &mut ImportCx<'_>, index: usize, mm: &rec::Mm) -> Result<(), KindE
     let batch: &mut Batch = &mut cx.building[index].batch;
     ghost_sys::prctl_mm::call(batch, &map, &mm.auxv);
     if exe >= 0 {
-        batch.call("close of the executable", ghost_sys::nr::CLOSE, &[exe.into()]);
+        batch.call("close of the executable", libc::SYS_close, &[exe.into()]);
     }
     Ok(())
 }
