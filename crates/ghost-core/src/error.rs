@@ -52,7 +52,7 @@ pub enum Cause {
     Resource(#[from] ghost_resource::Error),
     /// A text of procfs that could not be read or understood.
     #[error("{0}")]
-    Proc(#[from] ghost_sys::proc::ParseError),
+    Proc(#[from] ghost_sys::proc::ProcError),
     /// Two things that do not go together, said in words.
     #[error("{0}")]
     Conflict(String),

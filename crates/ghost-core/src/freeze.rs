@@ -9,6 +9,7 @@
 //! If ghost dies the kernel detaches all of them and the tree runs on.
 
 use crate::error::{Context, KindError};
+use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{self, Running, Stop, Stopped, Waited};
 use ghost_sys::{Errno, Pid};
 use std::collections::{BTreeMap, HashSet};
@@ -65,7 +66,7 @@ impl FrozenTree {
             for thread in process.threads.into_iter().rev() {
                 let tid = thread.stopped.tid();
                 match thread.stopped.detach() {
-                    Ok(()) | Err(Errno(libc_esrch::ESRCH)) => {}
+                    Ok(()) | Err(Errno(libc::ESRCH)) => {}
                     Err(e) if first.is_ok() => {
                         first = Err(KindError::new("letting a thread run on", e).on(process.pid, format!("tid {tid}")));
                     }
@@ -80,10 +81,7 @@ impl FrozenTree {
     pub fn kill(self) -> Result<(), KindError> {
         for process in &self.processes {
             if !process.threads.is_empty() {
-                let _ = rustix::process::kill_process(
-                    rustix::process::Pid::from_raw(process.pid).expect("a pid is positive"),
-                    rustix::process::Signal::KILL,
-                );
+                let _ = signal(process.pid, libc::SIGKILL);
             }
         }
         for process in self.processes {
@@ -97,19 +95,13 @@ impl FrozenTree {
     }
 }
 
-/// Named here since this crate has no libc.
-mod libc_esrch {
-    pub const ESRCH: i32 = 3;
-    pub const EPERM: i32 = 1;
-}
-
 /// Stops all threads of a process. None: it has ended meanwhile. No threads: a zombie.
 fn freeze_process(pid: Pid, is_root: bool) -> Result<Option<Vec<FrozenThread>>, KindError> {
     let mut stopped: BTreeMap<Pid, FrozenThread> = BTreeMap::new();
     let mut dead = HashSet::new();
     loop {
         let mut fresh = Vec::new();
-        let tids = match ghost_sys::proc::tasks(pid) {
+        let tids = match tasks(pid) {
             Ok(tids) => tids,
             Err(_) if !is_root => return Ok(None),
             Err(e) => return Err(KindError::new("looking for its threads", e).on(pid, "")),
@@ -120,10 +112,10 @@ fn freeze_process(pid: Pid, is_root: bool) -> Result<Option<Vec<FrozenThread>>, 
             }
             match seize(tid) {
                 Ok(running) => fresh.push(running),
-                Err(Errno(libc_esrch::ESRCH)) => {
+                Err(Errno(libc::ESRCH)) => {
                     dead.insert(tid);
                 }
-                Err(e) => match ghost_sys::proc::state(pid, tid) {
+                Err(e) => match state(pid, tid) {
                     None | Some(b'Z' | b'X') => {
                         dead.insert(tid);
                     }
@@ -136,7 +128,7 @@ fn freeze_process(pid: Pid, is_root: bool) -> Result<Option<Vec<FrozenThread>>, 
         }
         for running in &fresh {
             match running.interrupt() {
-                Ok(()) | Err(Errno(libc_esrch::ESRCH)) => {}
+                Ok(()) | Err(Errno(libc::ESRCH)) => {}
                 Err(e) => return Err(KindError::new("PTRACE_INTERRUPT", e).on(pid, format!("tid {}", running.tid()))),
             }
         }
@@ -152,9 +144,9 @@ fn freeze_process(pid: Pid, is_root: bool) -> Result<Option<Vec<FrozenThread>>, 
             }
         }
     }
-    if stopped.is_empty() && ghost_sys::proc::state(pid, pid).is_none() {
+    if stopped.is_empty() && state(pid, pid).is_none() {
         if is_root {
-            return Err(KindError::new("freezing", Errno(libc_esrch::ESRCH)).on(pid, "").advise("the process has ended"));
+            return Err(KindError::new("freezing", Errno(libc::ESRCH)).on(pid, "").advise("the process has ended"));
         }
         return Ok(None);
     }
@@ -167,7 +159,7 @@ fn freeze_process(pid: Pid, is_root: bool) -> Result<Option<Vec<FrozenThread>>, 
 fn seize(tid: Pid) -> Result<Running, Errno> {
     // Seccomp would judge the calls that ghost makes inside; only CAP_SYS_ADMIN may suspend it.
     ptrace::seize(tid, ptrace::SUSPEND_SECCOMP).or_else(|e| match e {
-        Errno(libc_esrch::EPERM) => ptrace::seize(tid, 0),
+        Errno(libc::EPERM) => ptrace::seize(tid, 0),
         e => Err(e),
     })
 }
@@ -182,7 +174,7 @@ fn rest(running: Running) -> Result<Option<FrozenThread>, Errno> {
 }
 
 fn refused_by_ptrace(pid: Pid, tid: Pid, e: Errno) -> KindError {
-    let tracer = ghost_sys::proc::tracer(pid, tid);
+    let tracer = ProcDir::open(pid).and_then(|d| d.thread(tid)).and_then(|d| proc::read_status(&d)).ok().map(|s| s.tracer_pid);
     let error = KindError::new("PTRACE_SEIZE", e).on(pid, format!("tid {tid}"));
     match tracer {
         Some(tracer) if tracer > 0 => {
@@ -194,7 +186,7 @@ fn refused_by_ptrace(pid: Pid, tid: Pid, e: Errno) -> KindError {
 
 pub(crate) fn children(pid: Pid) -> Vec<Pid> {
     let mut all = Vec::new();
-    for tid in ghost_sys::proc::tasks(pid).unwrap_or_default() {
+    for tid in tasks(pid).unwrap_or_default() {
         all.extend(ghost_sys::proc::children(pid, tid).unwrap_or_default());
     }
     all

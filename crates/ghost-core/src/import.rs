@@ -3,14 +3,17 @@
 //! Until the last step every new thread exists only to run calls for ghost and dies with it (PTRACE_O_EXITKILL); any
 //! error kills them all, and what was made outside of them (files that had to be named for a moment) is taken back.
 
-use crate::error::{Context, KindError};
+use crate::error::{Action, Context, Error, KindError};
+use crate::intake::Intake;
+use crate::kinds::{KINDS, memory, thread, tree};
 use crate::model::Model;
-use crate::options::{ImportOptions, PidMap};
+use crate::options::{ImportOptions, PidMap, Pids};
+use crate::report::Report;
 use ghost_image::record as rec;
 use ghost_sys::Pid;
-use ghost_sys::remote::{Batch, Executor, Outcome, RemoteError, Stub, StubLayout};
+use ghost_sys::remote::{Batch, Executor, Outcome, RemoteAddr, RemoteError, Stub, StubLayout};
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// A process under construction.
 #[derive(Debug)]
@@ -88,9 +91,17 @@ impl ImportCx<'_> {
         }
         Ok(())
     }
+    /// Makes these calls in the first thread of a process, after those that are queued.
+    pub fn run(&mut self, index: usize, batch: &Batch) -> Result<Outcome, KindError> {
+        self.flush(index)?;
+        let old = self.record(index).pid;
+        let Some(leader) = self.building[index].leader.as_mut() else {
+            return Err(KindError::conflict("building the process", "it has ended already").on(old, ""));
+        };
+        leader.run(batch).map_err(|e| remote(old, e))
+    }
     /// Gives these descriptors to a process under construction; returns their numbers there, lowest free ones, in order.
-    pub fn hand_over(&mut self, index: usize, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Vec<i32>, KindError> {
-        use std::os::fd::AsFd;
+    pub fn hand_over(&mut self, index: usize, fds: &[BorrowedFd<'_>]) -> Result<Vec<i32>, KindError> {
         self.flush(index)?;
         let old = self.record(index).pid;
         let control = self.control.as_fd();
@@ -108,4 +119,191 @@ impl ImportCx<'_> {
 /// An error from inside a process under construction.
 pub fn remote(pid: Pid, e: RemoteError) -> KindError {
     KindError::new("building the process", e).on(pid, "")
+}
+
+/// A tree that is built and waits for its first instruction. Dropping it undoes everything.
+#[derive(Debug)]
+pub struct Prepared {
+    building: Vec<Building>,
+    model: Model,
+    pids: PidMap,
+    action: Action,
+    /// Times and sizes so far.
+    pub report: Report,
+}
+
+/// A tree that runs.
+#[derive(Debug)]
+pub struct Restored {
+    /// The pid of its root.
+    pub root: Pid,
+    /// Old pids to new ones.
+    pub pids: PidMap,
+    /// Times, sizes, notes.
+    pub report: Report,
+}
+
+const UNDONE: &str = "nothing was left behind; the ghost is as it was";
+
+/// Builds the tree that a ghost holds, up to the last step.
+pub fn prepare(action: Action, intake: &mut Intake<'_>, options: &ImportOptions) -> Result<Prepared, Error> {
+    let mut report = Report::start();
+    prepare_inner(action, intake, options, &mut report)
+        .map_err(|what| Error::Failed { action, process: String::new(), what, aftermath: UNDONE.to_owned() })
+}
+
+fn prepare_inner(action: Action, intake: &mut Intake<'_>, options: &ImportOptions, report: &mut Report) -> Result<Prepared, KindError> {
+    let model = intake.records()?;
+    report.stage("records");
+    crate::failpoint::hit("import.records")?;
+    crate::host::check(&model.host)?;
+    crate::sane::check(&model)?;
+    if options.pids == Pids::Same && options.wait_for_pids_ms > 0 && tree::any_pid_taken(&model) {
+        // The source lives on this host and ends only when all of the ghost has been taken.
+        intake.spool()?;
+        report.stage("spool");
+    }
+    let (ours, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .step("making the channel to the new processes")?;
+    let control_fd = high_number(&model);
+    let theirs = raise(theirs, control_fd)?;
+    let mut cx = ImportCx {
+        model: &model,
+        options,
+        building: Vec::new(),
+        layout: layout(&model)?,
+        pids: PidMap::new(),
+        files: HashMap::new(),
+        contents: HashMap::new(),
+        shmems: HashMap::new(),
+        control: ours,
+        control_fd: theirs.as_raw_fd(),
+        notes: model.host.notes.clone(),
+    };
+    for kind in KINDS {
+        (kind.import)(&mut cx)?;
+        report.stage(kind.name);
+        crate::failpoint::hit_named("import.kind", kind.name)?;
+    }
+    cx.flush_all()?;
+    drop(theirs);
+    report.stage("import");
+    let users = first_users(&model);
+    let mut bytes_in = 0;
+    intake.pages(|head, bytes| {
+        bytes_in += bytes.len() as u64;
+        memory::pages::import(&cx, &users, head, bytes)
+    })?;
+    report.page_bytes = bytes_in;
+    report.stage("pages");
+    crate::failpoint::hit("import.pages")?;
+    for kind in KINDS {
+        (kind.finish)(&mut cx)?;
+        report.stage(kind.name);
+        crate::failpoint::hit_named("finish.kind", kind.name)?;
+    }
+    let control_fd = cx.control_fd;
+    for (building, process) in cx.building.iter_mut().zip(&model.processes) {
+        if first_with_table(&model, process) {
+            building.batch.call("close of ghost's channel", libc::SYS_close, &[control_fd.into()]);
+        }
+    }
+    cx.flush_all()?;
+    thread::settle(&mut cx)?;
+    report.stage("finish");
+    let ImportCx { building, pids, notes, .. } = cx;
+    report.notes = notes;
+    report.processes = model.processes.len();
+    report.threads = model.processes.iter().map(|p| p.threads.len()).sum();
+    crate::failpoint::hit("import.prepared")?;
+    Ok(Prepared { building, pids, action, report: report.clone(), model })
+}
+
+impl Prepared {
+    /// The pid that the root will run under.
+    pub fn root(&self) -> Pid {
+        self.building.first().map_or(0, |b| b.pid)
+    }
+    /// What the ghost says.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+    /// Lets every thread go.
+    pub fn go(mut self) -> Result<Restored, Error> {
+        let root = self.root();
+        let building = std::mem::take(&mut self.building);
+        thread::go(&self.model, building).map_err(|what| Error::Failed {
+            action: self.action,
+            process: String::new(),
+            what,
+            aftermath: "some of the new processes may run: look at their pids".to_owned(),
+        })?;
+        self.report.stage("go");
+        Ok(Restored { root, pids: self.pids, report: self.report })
+    }
+}
+
+/// The first process of the tree that has each address space.
+pub fn first_users(model: &Model) -> HashMap<u32, usize> {
+    let mut users = HashMap::new();
+    for (index, process) in model.processes.iter().enumerate() {
+        if process.zombie.is_none() {
+            users.entry(process.mm_id).or_insert(index);
+        }
+    }
+    users
+}
+
+/// Whether this is the process that stands for its descriptor table.
+pub fn first_with_table(model: &Model, process: &rec::Process) -> bool {
+    let of_table = |p: &&rec::Process| p.zombie.is_none() && p.fd_table_id == process.fd_table_id;
+    process.zombie.is_none() && model.processes.iter().find(of_table).is_some_and(|p| p.pid == process.pid)
+}
+
+/// A descriptor number above all that the tree uses.
+fn high_number(model: &Model) -> i32 {
+    let highest = model.fd_tables.iter().flat_map(|t| &t.fds).map(|f| f.fd).max().unwrap_or(0);
+    (highest as i32 + 1).max(64)
+}
+
+/// The same descriptor under this number or a higher one.
+fn raise(fd: OwnedFd, at_least: i32) -> Result<OwnedFd, KindError> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|soft| soft <= at_least as u64 + 1024) {
+        limit.current = limit.maximum;
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), at_least)
+        .step("making room for its descriptors")
+        .map_err(|e| e.advise("raise the hard limit on open files (ulimit -Hn) above that of the program"))
+}
+
+/// A range that is free in every address space of the tree, for the executor and the parked vDSO.
+fn layout(model: &Model) -> Result<StubLayout, KindError> {
+    let threads = model.processes.iter().map(|p| p.threads.len() as u64).max().unwrap_or(1);
+    let data_len = (2 << 20) + threads * ghost_sys::remote::THREAD_ROOM;
+    let need = 4096 + data_len + memory::vdso::PARKING;
+    let mut taken: Vec<(u64, u64)> = model.mms.iter().flat_map(|m| m.vmas.iter().map(|v| (v.start, v.end))).collect();
+    taken.sort_unstable();
+    // Far from where the kernel puts stacks, libraries and executables of a fresh process.
+    let mut base = 0x2000_0000_0000_u64;
+    for (start, end) in taken {
+        if end <= base {
+            continue;
+        }
+        if start >= base + need {
+            break;
+        }
+        base = end.next_multiple_of(4096);
+    }
+    if base + need > 0x5000_0000_0000 {
+        return Err(KindError::conflict("choosing room for the executor", "the address spaces of the tree leave none free"));
+    }
+    Ok(StubLayout { base: RemoteAddr(base), data_len: data_len.next_multiple_of(4096) })
 }

@@ -1,9 +1,9 @@
 //! Everything a ghost says but its pages, in memory: the records, by kind and id.
 
 use ghost_image::record as rec;
-use ghost_image::{ImageReader, ImageWriter, Section, Tag};
+use ghost_image::{ImageWriter, Record, Tag};
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Write;
 
 /// All records of one ghost. Lists are in the order of export: parents before children, ids ascending.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,8 @@ macro_rules! tables {
             $(for r in &self.$field { out.record(Tag::$tag, r)?; })*
             Ok(())
         }
-        fn take(&mut self, tag: Tag, section: &Section<'_>) -> Result<(), ghost_image::Error> {
+        /// Takes in one record.
+        pub fn take(&mut self, tag: Tag, section: &Record<'_>) -> Result<(), ghost_image::Error> {
             match tag {
                 Tag::Host => self.host = section.decode()?,
                 $(Tag::$tag => self.$field.push(section.decode()?),)*

@@ -164,7 +164,7 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
         Ok(fd) => fd,
         Err(e) => return Err(KindError::new("pidfd_open", e).on(pid, "")),
     };
-    let mut tids = proc::tasks(&dir).step_on(pid, String::new, "listing its threads")?;
+    let mut tids = proc::read_threads(&dir).step_on(pid, String::new, "listing its threads")?;
     tids.sort_unstable_by_key(|&tid| (tid != pid, tid));
     let mut threads = Vec::with_capacity(tids.len());
     for tid in tids {
@@ -192,7 +192,7 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
 
 fn descriptors(process: &ProcessView) -> Result<Vec<FdView>, KindError> {
     let pid = process.pid;
-    let mut numbers = process.dir.numbers("fd").step_on(pid, String::new, "listing its descriptors")?;
+    let mut numbers = proc::read_fds(&process.dir).step_on(pid, String::new, "listing its descriptors")?;
     numbers.sort_unstable();
     let mut fds = Vec::with_capacity(numbers.len());
     for fd in numbers {

@@ -1,0 +1,134 @@
+//! Reading a ghost: from a stream as it comes, or from memory that holds it whole, without a copy.
+
+use crate::error::{Cause, KindError};
+use crate::model::Model;
+use ghost_image::record as rec;
+use ghost_image::{Header, ImageReader, Section, SliceReader};
+use std::collections::VecDeque;
+use std::io::Read;
+
+/// A ghost being read.
+pub struct Intake<'g> {
+    source: Source<'g>,
+    buffer: Vec<u8>,
+    /// The first page section, met while the records were read.
+    ahead: Option<rec::PageHead>,
+    spooled: VecDeque<(rec::PageHead, Vec<u8>)>,
+    ended: bool,
+}
+
+enum Source<'g> {
+    Stream(Box<ImageReader<Box<dyn Read + Send + 'g>>>),
+    Whole(Box<SliceReader<'g>>, &'g [u8]),
+}
+
+impl<'g> Intake<'g> {
+    /// Reads the header of a ghost that comes as a stream.
+    pub fn stream(source: Box<dyn Read + Send + 'g>) -> Result<Self, KindError> {
+        Ok(Self::new(Source::Stream(Box::new(ImageReader::open(source).map_err(reading)?))))
+    }
+    /// Reads the header of a ghost that is in memory.
+    pub fn whole(ghost: &'g [u8]) -> Result<Self, KindError> {
+        Ok(Self::new(Source::Whole(Box::new(SliceReader::open(ghost).map_err(reading)?), &[])))
+    }
+    fn new(source: Source<'g>) -> Self {
+        Self { source, buffer: Vec::new(), ahead: None, spooled: VecDeque::new(), ended: false }
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        match &self.source {
+            Source::Stream(reader) => reader.header(),
+            Source::Whole(reader, _) => reader.header(),
+        }
+    }
+
+    /// Reads all records, which stand before the pages.
+    pub fn records(&mut self) -> Result<Model, KindError> {
+        let mut model = Model::default();
+        loop {
+            match &mut self.source {
+                Source::Stream(reader) => match reader.next().map_err(reading)? {
+                    Some(Section::Record(record)) => model.take(record.tag, &record).map_err(reading)?,
+                    Some(Section::Pages(mut pages)) => {
+                        self.buffer.resize(pages.data.len() as usize, 0);
+                        pages.data.read_into(&mut self.buffer).map_err(reading)?;
+                        self.ahead = Some(pages.head);
+                        break;
+                    }
+                    None => {
+                        self.ended = true;
+                        break;
+                    }
+                },
+                Source::Whole(reader, data) => match reader.next().map_err(reading)? {
+                    Some(Section::Record(record)) => model.take(record.tag, &record).map_err(reading)?,
+                    Some(Section::Pages(pages)) => {
+                        self.ahead = Some(pages.head);
+                        *data = pages.data.bytes;
+                        break;
+                    }
+                    None => {
+                        self.ended = true;
+                        break;
+                    }
+                },
+            }
+        }
+        Ok(model)
+    }
+
+    /// Calls `place` for every page section to the end. Only when this returns is the ghost known to be whole.
+    pub fn pages(&mut self, mut place: impl FnMut(&rec::PageHead, &[u8]) -> Result<(), KindError>) -> Result<(), KindError> {
+        while let Some((head, bytes)) = self.spooled.pop_front() {
+            place(&head, &bytes)?;
+        }
+        if let Some(head) = self.ahead.take() {
+            match &self.source {
+                Source::Stream(_) => place(&head, &self.buffer)?,
+                Source::Whole(_, data) => place(&head, data)?,
+            }
+        }
+        while !self.ended {
+            match &mut self.source {
+                Source::Stream(reader) => match reader.next().map_err(reading)? {
+                    Some(Section::Pages(mut pages)) => {
+                        self.buffer.resize(pages.data.len() as usize, 0);
+                        pages.data.read_into(&mut self.buffer).map_err(reading)?;
+                        place(&pages.head, &self.buffer)?;
+                    }
+                    Some(Section::Record(record)) => return Err(late(record.tag.name())),
+                    None => self.ended = true,
+                },
+                Source::Whole(reader, _) => match reader.next().map_err(reading)? {
+                    Some(Section::Pages(pages)) => place(&pages.head, pages.data.bytes)?,
+                    Some(Section::Record(record)) => return Err(late(record.tag.name())),
+                    None => self.ended = true,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the rest into memory now, for a source that will only end once everything has been read.
+    pub fn spool(&mut self) -> Result<(), KindError> {
+        if matches!(self.source, Source::Whole(..)) {
+            return Ok(());
+        }
+        let mut all = VecDeque::new();
+        self.pages(|head, bytes| {
+            all.push_back((head.clone(), bytes.to_vec()));
+            Ok(())
+        })?;
+        self.spooled = all;
+        Ok(())
+    }
+}
+
+fn reading(e: ghost_image::Error) -> KindError {
+    KindError::new("reading the ghost", e)
+}
+
+fn late(name: &str) -> KindError {
+    KindError::new("reading the ghost", Cause::Conflict(format!("a {name} record stands after the pages")))
+}
