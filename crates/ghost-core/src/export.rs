@@ -147,7 +147,7 @@ impl Exporting {
 
     fn write_inner<W: Write + Send>(&mut self, out: W) -> Result<W, KindError> {
         let wrap = |e: ghost_image::Error| KindError::new("writing the ghost", e);
-        let mut image = ImageWriter::new(out, &Header::of_this_host()).map_err(wrap)?;
+        let mut image = ImageWriter::new(out, &crate::host::header()).map_err(wrap)?;
         self.model.write(&mut image).map_err(wrap)?;
         self.report.stage("records");
         crate::failpoint::hit("export.records")?;
@@ -161,7 +161,7 @@ impl Exporting {
             self.report.page_bytes += written;
         }
         crate::failpoint::hit("export.pages")?;
-        let out = image.finish().map_err(wrap)?;
+        let (out, _) = image.finish().map_err(wrap)?;
         self.report.stage("pages");
         Ok(out)
     }

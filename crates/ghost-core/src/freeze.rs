@@ -185,11 +185,19 @@ fn refused_by_ptrace(pid: Pid, tid: Pid, e: Errno) -> KindError {
 }
 
 pub(crate) fn children(pid: Pid) -> Vec<Pid> {
-    let mut all = Vec::new();
-    for tid in tasks(pid).unwrap_or_default() {
-        all.extend(ghost_sys::proc::children(pid, tid).unwrap_or_default());
-    }
-    all
+    let Ok(dir) = ProcDir::open(pid) else { return Vec::new() };
+    let threads = proc::read_threads(&dir).unwrap_or_default();
+    proc::read_children(&dir, &threads).unwrap_or_default()
+}
+
+fn tasks(pid: Pid) -> proc::ProcResult<Vec<Pid>> {
+    proc::read_threads(&ProcDir::open(pid)?)
+}
+
+/// The state letter of a thread; None when it is gone.
+fn state(pid: Pid, tid: Pid) -> Option<u8> {
+    let dir = ProcDir::open(pid).ok()?.thread(tid).ok()?;
+    Some(proc::read_stat(&dir).ok()?.state)
 }
 
 /// Sends a signal; an error means that there is nobody to get it.

@@ -4,6 +4,12 @@ use crate::error::KindError;
 use crate::view::TreeView;
 use ghost_image::record as rec;
 
+/// The header of a ghost made here.
+pub fn header() -> ghost_image::Header {
+    let arch = ghost_image::Arch::of_this_build().expect("ghost is only built for processors that it has a name for");
+    ghost_image::Header::new(arch, rustix::system::uname().release().to_string_lossy())
+}
+
 /// What a ghost says of the host that it leaves.
 pub fn record(view: &TreeView) -> rec::Host {
     let root = view.processes.first();

@@ -14,10 +14,16 @@ pub mod errno;
 pub mod fdops;
 pub mod file;
 pub mod nr;
+pub mod clock;
+pub mod cpu;
+pub mod kcmp;
+pub mod pagemap;
+pub mod prctl_mm;
 pub mod pidfd;
 pub mod proc;
 pub mod ptrace;
 pub mod remote;
+pub mod scm;
 
 pub use errno::Errno;
 /// The result of a system call.

@@ -29,6 +29,9 @@ const PTRACE_SETSIGMASK: u32 = 0x420b;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 const PTRACE_EVENT_STOP: i32 = 128;
 /// `NT_PRSTATUS`: general registers.
+/// PTRACE_O_SUSPEND_SECCOMP (Linux 4.3): seccomp does not judge the thread's calls while it is traced; needs CAP_SYS_ADMIN.
+pub const SUSPEND_SECCOMP: i32 = 1 << 21;
+/// NT_PRSTATUS
 pub const NT_PRSTATUS: u32 = 1;
 /// `NT_X86_XSTATE`: FPU and vector state in the layout of XSAVE.
 pub const NT_X86_XSTATE: u32 = 0x202;
@@ -394,6 +397,21 @@ impl Stopped {
     pub fn detach(self) -> Result<()> {
         self.gone.set(true);
         self.ask(libc::PTRACE_DETACH, 0, self.held.get() as usize as *mut c_void).map(drop)
+    }
+
+    /// Waits for its end after it has been sent SIGKILL, so that its parent gets to know; its wait status.
+    pub fn wait_for_end(self) -> Result<i32> {
+        self.gone.set(true);
+        let mut thread = Running { tid: self.tid };
+        loop {
+            match thread.wait() {
+                Ok(Waited::Gone(status)) => return Ok(status),
+                Ok(Waited::Stopped(stopped, _)) => thread = stopped.resume(0)?,
+                // Another thread's exec or a group exit has taken it out of our hands.
+                Err(Errno(libc::ECHILD)) => return Ok(0),
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     fn go(self, how: u32, signal: i32) -> Result<Running> {

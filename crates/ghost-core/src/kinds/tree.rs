@@ -9,3 +9,6 @@ pub fn check(_view: &TreeView, _out: &mut Vec<Blocker>) {}
 pub fn export(_cx: &mut ExportCx<'_>) -> Result<(), KindError> { Ok(()) }
 /// See the table.
 pub fn import(_cx: &mut ImportCx<'_>) -> Result<(), KindError> { Ok(()) }
+
+/// Whether a pid of the ghost is in use on this host.
+pub fn any_pid_taken(_model: &crate::model::Model) -> bool { false }

@@ -79,6 +79,8 @@ pub struct Batch {
     pub(crate) stores: Vec<(Slot, u32)>,
     /// What a child made by a call does: (call, its calls).
     pub(crate) children: Vec<(u32, Vec<Call>)>,
+    /// Addresses to be put into data before the calls (8 bytes each): (where, offset of what it points to).
+    pub(crate) pointers: Vec<(u32, u32)>,
 }
 
 impl Batch {
@@ -112,6 +114,12 @@ impl Batch {
     /// Zeroed room that the calls may fill.
     pub fn room(&mut self, len: usize) -> DataRef {
         self.data(&vec![0; len])
+    }
+    /// Puts the address that `to` will have in the other process into the data at `at`: for structures that point at others
+    /// (`struct msghdr`, `struct prctl_mm_map`). The executor does it when it loads the batch.
+    pub fn point(&mut self, at: DataRef, to: DataRef) {
+        assert!(at.len >= 8, "an address takes eight bytes");
+        self.pointers.push((at.offset, to.offset));
     }
     /// Appends a call that must succeed.
     pub fn call(&mut self, label: impl Into<String>, nr: i64, args: &[Arg]) -> Slot {

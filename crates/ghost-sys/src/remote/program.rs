@@ -41,6 +41,10 @@ impl Program {
         // The result of a call that was never made is -1: closing or unmapping it in the epilogue does nothing.
         p.bytes[HEAD..records_at].fill(0xff);
         p.bytes[data_at..].copy_from_slice(&batch.data);
+        for &(at, to) in &batch.pointers {
+            let address = base + (data_at as u64) + u64::from(to);
+            p.bytes[data_at + at as usize..][..8].copy_from_slice(&address.to_ne_bytes());
+        }
 
         let main = batch.calls.len() + batch.stores.len();
         let child_start = |n: usize| main + batch.epilogue.len() + 2 + n;

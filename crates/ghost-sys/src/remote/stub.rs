@@ -4,6 +4,9 @@ use super::{Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
 use crate::Pid;
 use crate::ptrace::Stopped;
 
+/// Room for batches that each further thread of a process needs, in bytes.
+pub const THREAD_ROOM: u64 = 8192;
+
 /// Where the executor lives in the address space of a process that is being built: one page of code, then
 /// `data_len` bytes of room for batches; all of it lies in `base..base + StubLayout::len()`.
 #[derive(Clone, Copy, Debug)]

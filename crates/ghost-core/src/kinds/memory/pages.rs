@@ -10,7 +10,7 @@ use crate::export::PageSource;
 use crate::import::ImportCx;
 use crate::view::ProcessView;
 use ghost_image::record as rec;
-use ghost_image::{ImageWriter, PAGE};
+use ghost_image::ImageWriter;
 use ghost_sys::remote::{Executor, Memory, RemoteAddr};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +22,9 @@ pub const OWNER_MM: u32 = 0;
 pub const OWNER_SHMEM: u32 = 1;
 /// `PageHead.owner`: an inode without a name.
 pub const OWNER_CONTENT: u32 = 2;
+
+/// Bytes of a page: x86-64 has no other base size.
+const PAGE: u64 = 4096;
 
 /// Bytes of one page section at most.
 const SECTION: usize = 4 << 20;
