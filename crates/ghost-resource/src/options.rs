@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Layer;
+
 /// Wishes that a URL does not carry. Plug-ins ignore what does not concern them.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -15,6 +17,8 @@ pub struct Options {
     pub durable: bool,
     /// Where `mem:` keeps its images, instead of the directory it would choose (see [`crate::memory`]).
     pub memory_root: Option<PathBuf>,
+    /// What lies between the exporter and the place, the first one nearest to the exporter.
+    pub layers: Vec<Layer>,
     /// What concerns the network.
     pub network: Network,
 }
@@ -41,7 +45,7 @@ pub type OnListen = Arc<dyn Fn(SocketAddr) + Send + Sync>;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { replace: false, durable: true, memory_root: None, network: Network::default() }
+        Self { replace: false, durable: true, memory_root: None, layers: Vec::new(), network: Network::default() }
     }
 }
 

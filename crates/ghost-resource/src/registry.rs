@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::error::{Cause, Error, Result};
 use crate::guard::Guarded;
-use crate::{ClassId, Direction, Options, Resource};
+use crate::{ClassId, Direction, Layered, Options, Resource};
 
 /// Makes a resource of the part of a URL behind the scheme.
 pub type Factory = Arc<dyn Fn(&str, &Options) -> Result<Box<dyn Resource>> + Send + Sync>;
@@ -101,8 +101,12 @@ impl Registry {
         self.plugins.iter().map(|p| &*p.scheme).collect()
     }
 
-    /// The resource that a URL names. Nothing is touched before it is opened.
+    /// The resource that a URL names, under the layers that the options name. Nothing is touched before it is opened.
     pub fn open_url(&self, url: &str, options: &Options) -> Result<Box<dyn Resource>> {
+        Ok(Layered::stack(self.place(url, options)?, &options.layers))
+    }
+
+    fn place(&self, url: &str, options: &Options) -> Result<Box<dyn Resource>> {
         if url == "-" {
             return Ok(Box::new(crate::Pipe::standard()));
         }
@@ -129,7 +133,7 @@ impl Registry {
     ) -> Result<(Direction, Box<dyn Resource>)> {
         let pipe = [(ClassId::PIPE_WRITE, Direction::Export), (ClassId::PIPE_READ, Direction::Import)];
         if let Some((_, direction)) = pipe.into_iter().find(|(id, _)| *id == class && address == "-") {
-            return Ok((direction, Box::new(crate::Pipe::standard())));
+            return Ok((direction, Layered::stack(Box::new(crate::Pipe::standard()), &options.layers)));
         }
         for plugin in &self.plugins {
             let direction = match class {
@@ -137,7 +141,7 @@ impl Registry {
                 id if id == plugin.read => Direction::Import,
                 _ => continue,
             };
-            return Ok((direction, (plugin.factory)(address, options)?));
+            return Ok((direction, Layered::stack((plugin.factory)(address, options)?, &options.layers)));
         }
         let known = self.plugins.iter().flat_map(|p| [p.write.to_string(), p.read.to_string()]).collect::<Vec<_>>();
         let cause = Cause::UnknownClass { class, known: known.join(", ") };
