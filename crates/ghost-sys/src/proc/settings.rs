@@ -82,8 +82,8 @@ pub struct IdRange {
 
 /// Parses `uid_map`, `gid_map` or `projid_map`.
 pub fn parse_id_map(text: &[u8]) -> Parsed<Vec<IdRange>> {
-    let line = |line: &[u8]| match At("uid_map").list("range", line)?.as_slice() {
-        &[inside, outside, count] => Ok(IdRange { inside, outside, count }),
+    let line = |line: &[u8]| match At("uid_map").list("range", line)?[..] {
+        [inside, outside, count] => Ok(IdRange { inside, outside, count }),
         _ => At("uid_map").error("range", line),
     };
     lines(text).map(line).collect()

@@ -40,9 +40,9 @@ pub fn parse_syscall(text: &[u8]) -> Parsed<InSyscall> {
     }
     let nr = signed(first).ok_or_else(|| bad("nr"))?;
     let numbers: Option<Vec<u64>> = rest.map(hex).collect();
-    match numbers.ok_or_else(|| bad("args"))?.as_slice() {
-        &[sp, pc] => Ok(InSyscall::Blocked { sp, pc }),
-        &[a, b, c, d, e, f, sp, pc] => Ok(InSyscall::Call { nr, args: [a, b, c, d, e, f], sp, pc }),
+    match *numbers.ok_or_else(|| bad("args"))? {
+        [sp, pc] => Ok(InSyscall::Blocked { sp, pc }),
+        [a, b, c, d, e, f, sp, pc] => Ok(InSyscall::Call { nr, args: [a, b, c, d, e, f], sp, pc }),
         _ => Err(bad("args")),
     }
 }
