@@ -10,16 +10,16 @@
 //! This crate knows nothing of ghosts. It does not decide, it only asks and tells.
 
 pub mod arch;
+pub mod clock;
+pub mod cpu;
 pub mod errno;
 pub mod fdops;
 pub mod file;
-pub mod nr;
-pub mod clock;
-pub mod cpu;
 pub mod kcmp;
+pub mod nr;
 pub mod pagemap;
-pub mod prctl_mm;
 pub mod pidfd;
+pub mod prctl_mm;
 pub mod proc;
 pub mod ptrace;
 pub mod remote;

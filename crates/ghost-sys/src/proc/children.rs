@@ -40,6 +40,28 @@ pub fn read_children(dir: &ProcDir, threads: &[Pid]) -> ProcResult<Vec<Pid>> {
     Ok(all)
 }
 
+/// The tids of a process by its pid, ascending: [`read_threads`] for who looks only once.
+pub fn tasks(pid: Pid) -> ProcResult<Vec<Pid>> {
+    read_threads(&ProcDir::open(pid)?)
+}
+
+/// The children of one thread by its pid and tid, in order of birth.
+pub fn children(pid: Pid, tid: Pid) -> ProcResult<Vec<Pid>> {
+    read_children_of_thread(&ProcDir::open(pid)?, tid)
+}
+
+/// The state of a thread, `R`, `S`, `Z` and so on ([`super::Stat::state`]); None when there is no such thread.
+pub fn state(pid: Pid, tid: Pid) -> Option<u8> {
+    let dir = ProcDir::open(pid).and_then(|dir| dir.thread(tid)).ok()?;
+    super::read_stat(&dir).ok().map(|s| s.state)
+}
+
+/// Who traces a thread, 0 for nobody; None when there is no such thread.
+pub fn tracer(pid: Pid, tid: Pid) -> Option<Pid> {
+    let dir = ProcDir::open(pid).and_then(|dir| dir.thread(tid)).ok()?;
+    super::read_status(&dir).ok().map(|s| s.tracer_pid)
+}
+
 /// The text itself, when it holds nothing but numbers and blanks.
 fn words_only(text: &[u8]) -> Parsed<&[u8]> {
     match words(text).find(|w| !w.iter().all(u8::is_ascii_digit)) {
@@ -72,10 +94,17 @@ mod tests {
                 let mut child = Command::new("sleep").arg("60").spawn().unwrap();
                 let threads = read_threads(&dir).unwrap();
                 assert!(threads.contains(&(std::process::id() as Pid)));
-                let children = read_children(&dir, &threads).unwrap();
+                let found = read_children(&dir, &threads).unwrap();
+                let own = std::process::id() as Pid;
+                let again: Vec<Pid> =
+                    tasks(own).unwrap().iter().flat_map(|&t| children(own, t).unwrap_or_default()).collect();
+                let pid = child.id() as Pid;
+                assert!(matches!(state(pid, pid), Some(b'R' | b'S' | b'D')));
+                assert_eq!(tracer(pid, pid), Some(0));
                 child.kill().unwrap();
                 child.wait().unwrap();
-                assert!(children.contains(&(child.id() as Pid)));
+                assert!(found.contains(&pid) && again.contains(&pid));
+                assert_eq!(state(pid, pid), None);
             });
         });
     }
