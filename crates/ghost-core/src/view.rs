@@ -78,6 +78,10 @@ impl ProcessView {
 pub struct TreeView {
     /// The processes; the root is the first.
     pub processes: Vec<ProcessView>,
+    /// Descriptions that the user leaves behind by name: `pipe:[123]`, `fd:5`.
+    pub external: Vec<String>,
+    /// Who outside holds pipes and sockets of the tree; searched once, when somebody asks.
+    pub outside: std::cell::OnceCell<crate::kinds::fd::outside::Outside>,
 }
 
 impl TreeView {

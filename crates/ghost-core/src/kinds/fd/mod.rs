@@ -1,20 +1,163 @@
-//! fd/mod.rs
-use crate::error::{Blocker, KindError};
+//! Descriptor tables, and the open file descriptions behind them.
+//!
+//! A table maps numbers to descriptions; a description (the kernel's `struct file`) has flags and an offset and may be in
+//! many tables, or twice in one. Each description is written once, told apart by [`crate::shared`]. At import ghost opens
+//! every description itself, in ordinary Rust with ordinary errors, hands them to the processes and lets each give them
+//! their numbers (see [`table`]). Read: `/proc/PID/fd`, `/proc/PID/fdinfo`, `pidfd_getfd(2)` (Linux 5.6), `kcmp(2)`.
+//!
+//! Which sort of file a descriptor is, and which sorts are refused, is decided in [`class`]; each sort has a file here with
+//! its export and import side by side.
+
+pub mod class;
+pub mod content;
+pub mod device;
+pub mod external;
+pub mod outside;
+pub mod path;
+pub mod pipe;
+pub mod regular;
+pub mod table;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use path::path_of_link;
+pub use regular::{export_exe, export_mapping};
+pub use table::fd_table_id;
+
+use crate::error::{Blocker, Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
-use crate::view::TreeView;
-/// See the table.
-pub fn check(_view: &TreeView, _out: &mut Vec<Blocker>) {}
-/// See the table.
-pub fn export(_cx: &mut ExportCx<'_>) -> Result<(), KindError> { Ok(()) }
-/// See the table.
-pub fn import(_cx: &mut ImportCx<'_>) -> Result<(), KindError> { Ok(()) }
-/// See the table.
-pub fn finish(_cx: &mut ImportCx<'_>) -> Result<(), KindError> { Ok(()) }
+use crate::view::{FdView, ProcessView, TreeView};
+use class::Class;
+use ghost_image::record as rec;
+use rec::file::Object;
+use std::os::fd::OwnedFd;
 
-/// The record of the file behind a mapping, one for each inode and access mode.
-pub fn export_mapping(_cx: &mut ExportCx<'_>, _process: usize, _smap: &ghost_sys::proc::Smap) -> Result<u32, KindError> { Ok(0) }
-/// The record of the file that /proc/PID/exe names.
-pub fn export_exe(_cx: &mut ExportCx<'_>, _process: usize) -> Result<u32, KindError> { Ok(0) }
-/// What a link of /proc/PID (`exe`, `cwd`, `root`) names.
-pub fn path_of_link(_process: &crate::view::ProcessView, _link: &str) -> Result<ghost_image::record::Path, KindError> { Ok(ghost_image::record::Path::default()) }
+/// Names the descriptors that cannot travel.
+pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
+    for process in &view.processes {
+        for fd in &process.fds {
+            let class = class::of(fd);
+            let mut refuse = |kind: &'static str, why: String, advice: &str| {
+                out.push(Blocker {
+                    pid: process.pid,
+                    comm: process.comm(),
+                    kind,
+                    subject: subject(fd),
+                    why,
+                    advice: advice.to_owned(),
+                });
+            };
+            match class {
+                Class::Refused(r) => refuse(r.kind, r.why, r.advice),
+                Class::Pipe => pipe::check(view, fd, &mut refuse),
+                Class::Regular | Class::Directory => regular::check(fd, &mut refuse),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// How a descriptor is called in messages: `fd 7, pipe:[123]`.
+pub fn subject(fd: &FdView) -> String {
+    format!("fd {}, {}", fd.fd, String::from_utf8_lossy(&fd.link))
+}
+
+/// Writes the descriptor tables and every description in them.
+pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
+    table::export(cx)
+}
+
+/// Writes the description behind this descriptor, unless it has a record already; returns its id.
+pub fn export_description(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdView) -> Result<u32, KindError> {
+    let (id, new) =
+        cx.shared.description(fd).step_on(process.pid, || subject(fd), "telling open file descriptions apart")?;
+    if new {
+        // Its place is taken before it is filled: what it holds (descriptors in flight) gets its records after it.
+        let place = cx.model.files.len();
+        cx.model.files.push(rec::File { id, flags: fd.info.description_flags(), ..rec::File::default() });
+        let object = export_object(cx, process, fd).map_err(|e| {
+            if e.pid == 0 { e.on(process.pid, subject(fd)) } else { e }
+        })?;
+        let file = &mut cx.model.files[place];
+        file.offset = fd.info.pos;
+        file.object = Some(object);
+    }
+    Ok(id)
+}
+
+fn export_object(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdView) -> Result<Object, KindError> {
+    if let Some(external) = external::export(cx, process, fd) {
+        return Ok(Object::External(external));
+    }
+    match class::of(fd) {
+        Class::Regular | Class::Directory => regular::export(cx, fd).map(Object::Regular),
+        Class::Pipe => pipe::export(cx, fd).map(Object::Pipe),
+        Class::Device => Ok(Object::Device(device::export(fd))),
+        Class::Terminal => Ok(Object::Tty(device::export_terminal(fd))),
+        // Every refusal was a blocker before the tree was touched; what is left was accepted as a loss, or has appeared since.
+        Class::Refused(r) => Err(KindError::conflict("exporting a descriptor", format!("{}: {}", r.kind, r.why))),
+    }
+}
+
+/// Opens every description, ours until the processes have them.
+pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let model = cx.model;
+    let mut pipes = pipe::Pipes::import(cx)?;
+    for file in &model.files {
+        let fd = import_object(cx, &mut pipes, file).map_err(|e| if e.subject.is_empty() { e.on(e_pid(model, file), describe(model, file)) } else { e })?;
+        cx.files.insert(file.id, fd);
+    }
+    Ok(())
+}
+
+fn import_object(cx: &mut ImportCx<'_>, pipes: &mut pipe::Pipes, file: &rec::File) -> Result<OwnedFd, KindError> {
+    match &file.object {
+        Some(Object::Regular(r)) => regular::import(cx, file, r),
+        Some(Object::Pipe(p)) => pipes.end(cx, file, p),
+        Some(Object::Device(d)) => device::import(cx, file, d),
+        Some(Object::Tty(t)) => device::import_terminal(cx, file, t),
+        Some(Object::External(e)) => external::import(cx, file, e),
+        _ => Err(KindError::conflict("opening a description", "this version of ghost does not know its sort")
+            .advise("use the ghost that made the image, or a newer one")),
+    }
+}
+
+/// The first process that has this description, for messages.
+fn holder(model: &crate::model::Model, id: u32) -> Option<(i32, u32)> {
+    model.fd_tables.iter().find_map(|t| {
+        let fd = t.fds.iter().find(|f| f.file_id == id)?;
+        let process = model.processes.iter().find(|p| p.fd_table_id == t.id)?;
+        Some((process.pid, fd.fd))
+    })
+}
+fn e_pid(model: &crate::model::Model, file: &rec::File) -> i32 {
+    holder(model, file.id).map_or(0, |h| h.0)
+}
+
+/// How a description is called in messages of an import: `fd 7, /var/log/x`.
+pub fn describe(model: &crate::model::Model, file: &rec::File) -> String {
+    let name = match &file.object {
+        Some(Object::Regular(r)) => {
+            r.path.as_ref().map_or_else(String::new, |p| String::from_utf8_lossy(&p.path).into_owned())
+        }
+        Some(Object::Pipe(p)) => format!("pipe {}", p.pipe_id),
+        Some(Object::Device(d)) => d.path.as_ref().map_or_else(String::new, |p| String::from_utf8_lossy(&p.path).into_owned()),
+        Some(Object::Tty(_)) => "terminal".into(),
+        Some(Object::External(e)) => e.label.clone(),
+        _ => "a file".into(),
+    };
+    holder(model, file.id).map_or_else(|| name.clone(), |(_, fd)| format!("fd {fd}, {name}"))
+}
+
+/// Gives descriptors their numbers and completes what needs them.
+pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    content::finish(cx)?;
+    table::finish(cx)
+}
+
+/// A remark that goes with the ghost or the restart.
+pub fn note(pid: i32, kind: &str, subject: impl Into<String>, text: impl Into<String>) -> rec::Note {
+    rec::Note { pid, kind: kind.into(), subject: subject.into(), text: text.into() }
+}

@@ -1,0 +1,134 @@
+//! Which sort of file a descriptor stands for, and by which name a sort is refused that can't travel.
+//!
+//! Told by `fstat(2)`, the file system's magic number (`fstatfs(2)`) and, for what the kernel keeps in one anonymous inode,
+//! by the name that `/proc/PID/fd` prints. A name that is not known here is refused by that very name: never guessed.
+
+use crate::view::FdView;
+use rustix::fs::{FileType, OFlags};
+
+/// A sort of file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A regular file of some file system, a memfd, or anything that was opened with O_PATH.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A pipe or a FIFO.
+    Pipe,
+    /// `/dev/null` and others that keep nothing for a description.
+    Device,
+    /// A terminal.
+    Terminal,
+    /// Something that can't travel.
+    Refused(Refusal),
+}
+
+/// Why a sort can't travel.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// As `--accept` names it.
+    pub kind: &'static str,
+    /// Why.
+    pub why: String,
+    /// What the user can do.
+    pub advice: &'static str,
+}
+
+fn refused(kind: &'static str, why: impl Into<String>, advice: &'static str) -> Class {
+    Class::Refused(Refusal { kind, why: why.into(), advice })
+}
+
+const PROC_MAGIC: i64 = 0x9fa0;
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+const MQUEUE_MAGIC: i64 = 0x1980_0202;
+
+/// The sort of file behind a descriptor.
+pub fn of(fd: &FdView) -> Class {
+    if fd.info.flags & OFlags::PATH.bits() != 0 {
+        return Class::Regular;
+    }
+    match FileType::from_raw_mode(fd.stat.st_mode) {
+        FileType::Fifo => Class::Pipe,
+        FileType::CharacterDevice => character(fd),
+        FileType::BlockDevice => refused(
+            "device",
+            "a block device is open, whose driver may hold state for it",
+            "close it before the checkpoint",
+        ),
+        FileType::Socket => refused("socket", "a socket is open", "close it before the checkpoint"),
+        FileType::Directory => on_file_system(fd, Class::Directory),
+        FileType::RegularFile => on_file_system(fd, Class::Regular),
+        _ => anonymous(fd),
+    }
+}
+
+fn on_file_system(fd: &FdView, usual: Class) -> Class {
+    // A running program may have lost the file system under it; then opening it again will say so.
+    let magic = rustix::fs::fstatfs(&fd.ours).map_or(0, |s| s.f_type as i64);
+    match magic {
+        PROC_MAGIC => refused("proc", "a file of /proc is open", "close it before the checkpoint"),
+        NSFS_MAGIC => refused("namespace", "a namespace is held open", "close it before the checkpoint"),
+        MQUEUE_MAGIC => refused(
+            "mqueue",
+            "a POSIX message queue is open: its messages and its notification are not carried yet",
+            "close it before the checkpoint",
+        ),
+        _ if fd.link.starts_with(b"/secretmem") => refused(
+            "secretmem",
+            "memory that even the kernel can't read (memfd_secret)",
+            "let the program unmap it before the checkpoint",
+        ),
+        _ if fd.link.starts_with(b"anon_inode:") => anonymous(fd),
+        _ if fd.link.starts_with(b"pidfd:") => refused("pidfd", "a pidfd is open", "close it before the checkpoint"),
+        _ => usual,
+    }
+}
+
+/// Devices of major 1 that keep nothing for a description: null, zero, full, random, urandom.
+const PLAIN: [u32; 5] = [3, 5, 7, 8, 9];
+
+fn character(fd: &FdView) -> Class {
+    let (major, minor) = (rustix::fs::major(fd.stat.st_rdev), rustix::fs::minor(fd.stat.st_rdev));
+    match (major, minor) {
+        (1, n) if PLAIN.contains(&n) => Class::Device,
+        (5, 2) | (128..=135, _) => refused(
+            "pty",
+            "the master side of a pseudo-terminal is open",
+            "leave the terminal program (script, tmux, sshd) out of the tree: checkpoint what runs inside of it",
+        ),
+        (4, _) | (5, 0 | 1) | (136..=143, _) => Class::Terminal,
+        (10, 232) => refused("kvm", "a virtual machine of the kernel (KVM) is open", "stop the virtual machine first"),
+        _ => refused(
+            "device",
+            format!("character device {major}:{minor} is open, whose driver may hold state for it"),
+            "close it before the checkpoint",
+        ),
+    }
+}
+
+/// What lives in the kernel's one anonymous inode, by its printed name.
+fn anonymous(fd: &FdView) -> Class {
+    let link = String::from_utf8_lossy(&fd.link);
+    let name = link.strip_prefix("anon_inode:").unwrap_or(&link).trim_matches(['[', ']']);
+    match name {
+        "io_uring" => refused(
+            "io_uring",
+            "requests in its rings can't be carried",
+            "run the program with io_uring switched off (many have a setting; kernel.io_uring_disabled=2 refuses it to all)",
+        ),
+        "userfaultfd" => refused("userfaultfd", "the program handles its own page faults", "let it finish that first"),
+        "perf_event" => refused("perf_event", "performance counters are open", "stop the profiler first"),
+        "fanotify" => refused("fanotify", "a fanotify group is open", "stop the file monitor first"),
+        "seccomp notify" => refused(
+            "seccomp notify",
+            "it supervises the system calls of another process",
+            "checkpoint without its supervisor",
+        ),
+        "landlock-ruleset" => refused("landlock", "a landlock ruleset is open", "let the program finish its set-up first"),
+        n if n.starts_with("bpf") => refused("bpf", format!("a BPF object is open ({n})"), "unload it first"),
+        n if n.starts_with("kvm") => {
+            refused("kvm", "a virtual machine of the kernel (KVM) is open", "stop the virtual machine first")
+        }
+        n => refused("unknown", format!("ghost does not know what `{n}` is"), "close it before the checkpoint"),
+    }
+}

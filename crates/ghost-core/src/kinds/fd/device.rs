@@ -1,0 +1,77 @@
+//! Devices that keep nothing for a description (null, zero, full, random), and terminals that belong to the caller.
+//!
+//! A terminal whose master side is outside of the tree is the caller's: at the restart it is the terminal of the restorer,
+//! whatever its name; without one, its standard input and output. Settings of the terminal (`termios(3)`) stay with the
+//! terminal. Pseudo-terminals with their master inside are refused by [`class`](super::class).
+
+use super::{external, note, path, regular};
+use crate::error::{Context, KindError};
+use crate::import::ImportCx;
+use crate::view::FdView;
+use ghost_image::record as rec;
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// What is written of a description of a device.
+pub fn export(fd: &FdView) -> rec::Device {
+    rec::Device { path: Some(path::of(&fd.link, &fd.stat)), rdev: fd.stat.st_rdev, block: false }
+}
+
+/// Opens the device by its name and looks whether it is the same one.
+pub fn import(cx: &mut ImportCx<'_>, file: &rec::File, device: &rec::Device) -> Result<OwnedFd, KindError> {
+    let Some(at) = device.path.as_ref() else {
+        return Err(KindError::conflict("opening a device", "the ghost does not say which"));
+    };
+    let fd = path::open(cx, at, file.flags & !(regular::NOT_AGAIN | regular::ASYNC), 0)?;
+    let stat = rustix::fs::fstat(&fd).step("looking at the device")?;
+    if stat.st_rdev != device.rdev {
+        let (want, got) = (device.rdev, stat.st_rdev);
+        return Err(KindError::conflict(
+            format!("opening {}", String::from_utf8_lossy(&at.path)),
+            format!(
+                "it was device {}:{} and is {}:{} now",
+                rustix::fs::major(want),
+                rustix::fs::minor(want),
+                rustix::fs::major(got),
+                rustix::fs::minor(got)
+            ),
+        )
+        .advise("name the device here with --map-file OLD=NEW"));
+    }
+    Ok(fd)
+}
+
+/// What is written of a description of a terminal.
+pub fn export_terminal(fd: &FdView) -> rec::Tty {
+    rec::Tty { path: Some(path::of(&fd.link, &fd.stat)), rdev: fd.stat.st_rdev, callers: true, ..rec::Tty::default() }
+}
+
+/// The restorer's terminal, or what it has instead.
+pub fn import_terminal(cx: &mut ImportCx<'_>, file: &rec::File, tty: &rec::Tty) -> Result<OwnedFd, KindError> {
+    let flags = OFlags::from_bits_retain(file.flags & !(regular::NOT_AGAIN | regular::ASYNC)) | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let own = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    for fd in own {
+        if rustix::termios::isatty(fd)
+            && let Ok(fd) = regular::reopen(fd, flags.bits())
+        {
+            return Ok(fd);
+        }
+    }
+    if let Ok(fd) = rustix::fs::open("/dev/tty", flags, Mode::empty()) {
+        return Ok(fd);
+    }
+    let number = super::holder(cx.model, file.id).map_or(0, |(_, fd)| fd.min(2) as usize);
+    let name = tty.path.as_ref().map_or_else(|| "terminal".into(), |p| String::from_utf8_lossy(&p.path).into_owned());
+    // Reading and writing by one description is only given by a terminal; a program without one mostly writes.
+    let asked = if file.flags & 3 == OFlags::RDWR.bits() { one_way(file, number) } else { file.clone() };
+    let (fd, text) = external::standard_import(&asked, number)?;
+    let text = text.unwrap_or_default();
+    cx.notes.push(note(0, "tty", name, format!("was the caller's terminal and {text}")));
+    Ok(fd)
+}
+
+fn one_way(file: &rec::File, number: usize) -> rec::File {
+    let access = if number == 0 { OFlags::RDONLY } else { OFlags::WRONLY };
+    rec::File { flags: file.flags & !3 | access.bits(), ..file.clone() }
+}

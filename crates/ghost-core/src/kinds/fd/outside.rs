@@ -1,0 +1,83 @@
+//! Who outside of the tree holds an end of a pipe or socket of it.
+//!
+//! The kernel does not count the holders of a pipe for us; `/proc/*/fd` tells, at the price of a `readlink(2)` for every
+//! descriptor of the machine that we may look at. It is searched once, and only when the tree has something to ask about.
+
+use crate::view::TreeView;
+use ghost_sys::Pid;
+use ghost_sys::proc::ProcDir;
+use std::collections::{HashMap, HashSet};
+
+/// A process outside of the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its pid.
+    pub pid: Pid,
+    /// Its name.
+    pub comm: String,
+}
+
+/// Holders by what `/proc/PID/fd` prints: `pipe:[123]`.
+#[derive(Debug, Default)]
+pub struct Outside {
+    holders: HashMap<Vec<u8>, Vec<Holder>>,
+}
+
+impl Outside {
+    /// Looks for all pipes and sockets of the tree.
+    pub fn of(view: &TreeView) -> Self {
+        let wanted: HashSet<&[u8]> = view
+            .processes
+            .iter()
+            .flat_map(|p| &p.fds)
+            .map(|fd| fd.link.as_slice())
+            .filter(|l| l.starts_with(b"pipe:") || l.starts_with(b"socket:"))
+            .collect();
+        let mut outside = Self::default();
+        if wanted.is_empty() {
+            return outside;
+        }
+        let mut passed: HashSet<Pid> = view.processes.iter().map(|p| p.pid).collect();
+        // Ghost has all descriptions of the tree by now, and shares the terminal and the pipes of the shell that started both.
+        passed.insert(std::process::id() as Pid);
+        let mut buf = [0_u8; 64];
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<Pid>().ok()) else { continue };
+            if passed.contains(&pid) {
+                continue;
+            }
+            outside.look(pid, &wanted, &mut buf);
+        }
+        outside
+    }
+
+    fn look(&mut self, pid: Pid, wanted: &HashSet<&[u8]>, buf: &mut [u8; 64]) {
+        let Ok(dir) = ProcDir::open(pid).and_then(|d| d.open_file("fd", 0)) else { return };
+        let Ok(entries) = rustix::fs::Dir::read_from(&dir) else { return };
+        for entry in entries.flatten() {
+            // A link that does not fit is a path; those that are asked for are short.
+            let Ok((link, _)) = rustix::fs::readlinkat_raw(&dir, entry.file_name(), buf.as_mut_slice()) else { continue };
+            if link.len() < 64 && wanted.contains(&*link) {
+                let holders = self.holders.entry(link.to_vec()).or_default();
+                if holders.last().is_none_or(|h| h.pid != pid) {
+                    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                    holders.push(Holder { pid, comm: comm.trim_end().to_owned() });
+                }
+            }
+        }
+    }
+
+    /// Who outside holds this object.
+    pub fn holders(&self, link: &[u8]) -> &[Holder] {
+        self.holders.get(link).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Holders in words: `pid 12 (bash) and pid 13 (tee)`.
+pub fn in_words(holders: &[Holder]) -> String {
+    let mut words: Vec<String> = holders.iter().take(3).map(|h| format!("pid {} ({})", h.pid, h.comm)).collect();
+    if holders.len() > 3 {
+        words.push(format!("{} more", holders.len() - 3));
+    }
+    words.join(", ")
+}

@@ -1,0 +1,306 @@
+//! Pipes and FIFOs: the buffer, and the descriptions of its ends.
+//!
+//! Read: `tee(2)` into a pipe of ours, which takes nothing from the buffer and keeps its boundaries, then `read(2)` there;
+//! F_GETPIPE_SZ. Rebuilt: `pipe2(2)`, F_SETPIPE_SZ, `write(2)`; further descriptions of an end by `/proc/self/fd`. A FIFO is
+//! opened by its name. A pipe whose other end is outside of the tree stays behind ([`external`](super::external)) or is
+//! refused. Privileges: none; a pipe larger than pipe-max-size needs CAP_SYS_RESOURCE.
+//!
+//! Not carried: how the bytes of a stream lay in the slots of the buffer, which only shows in how much more fits in.
+
+use super::{external, note, outside, path, regular};
+use crate::error::{Context, KindError};
+use crate::export::ExportCx;
+use crate::import::ImportCx;
+use crate::view::{FdView, TreeView};
+use ghost_image::record as rec;
+use ghost_sys::fdops;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, SpliceFlags};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+const ACCESS: u32 = 3;
+/// What tells a description that was opened by a link of `/proc` from an end that `pipe2` made.
+const LARGEFILE: u32 = 0o100000;
+/// Packet mode of a pipe.
+const DIRECT: u32 = OFlags::DIRECT.bits();
+
+/// Names a pipe that leads out of the tree and that nobody will hand over.
+pub fn check(view: &TreeView, fd: &FdView, refuse: &mut dyn FnMut(&'static str, String, &str)) {
+    if !is_fifo(fd) && leads_out(view, fd) && external::name(view, fd).is_none() {
+        let holders = external::outside(view).holders(&fd.link);
+        let who = if holders.is_empty() { "a process that can't be seen from here".to_owned() } else { outside::in_words(holders) };
+        let link = String::from_utf8_lossy(&fd.link);
+        refuse(
+            "pipe",
+            format!("its other end is outside of the tree: {who}"),
+            &format!("checkpoint a process above both, or leave it behind with --external {link} and hand over another with --inherit-fd at the restart"),
+        );
+    } else if is_fifo(fd) && path::of(&fd.link, &fd.stat).deleted {
+        refuse("pipe", "a FIFO without a name can't be opened again".into(), "keep the FIFO's name until after the checkpoint");
+    }
+}
+
+fn is_fifo(fd: &FdView) -> bool {
+    !fd.link.starts_with(b"pipe:")
+}
+
+/// Whether somebody outside of the tree can read what is written to this pipe, or write to it.
+pub fn leads_out(view: &TreeView, fd: &FdView) -> bool {
+    if !external::outside(view).holders(&fd.link).is_empty() {
+        return true;
+    }
+    // Nobody that we can see. An end that is missing has been closed, or is held by somebody that we can't see:
+    // the kernel tells which.
+    let mut reads = false;
+    let mut writes = false;
+    for other in view.processes.iter().flat_map(|p| &p.fds).filter(|o| o.link == fd.link) {
+        let access = other.info.flags & ACCESS;
+        reads |= access != OFlags::WRONLY.bits();
+        writes |= access != OFlags::RDONLY.bits();
+    }
+    !(reads && writes) && !is_widowed(fd.ours.as_fd())
+}
+
+/// Whether the other end of this pipe is closed.
+fn is_widowed(end: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(&end, PollFlags::IN | PollFlags::OUT)];
+    rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+        && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+/// What is written of an end, and of its pipe when it is the first end of it.
+pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindError> {
+    let identity = (fd.stat.st_dev, fd.stat.st_ino);
+    let (id, new) = cx.shared.pipes.get(identity);
+    if new {
+        let writer_packets = cx.view.processes.iter().flat_map(|p| &p.fds).any(|o| {
+            (o.stat.st_dev, o.stat.st_ino) == identity
+                && o.info.flags & ACCESS != OFlags::RDONLY.bits()
+                && o.info.flags & DIRECT != 0
+        });
+        let reader = cx.view.processes.iter().flat_map(|p| &p.fds).find(|o| {
+            (o.stat.st_dev, o.stat.st_ino) == identity && o.info.flags & (ACCESS | OFlags::PATH.bits()) != OFlags::WRONLY.bits()
+        });
+        let size = rustix::pipe::fcntl_getpipe_size(&fd.ours).step("asking for the size of the pipe")?;
+        // Without a reader in the tree nobody will ever read them, but for one who opens the FIFO: then they are not ours.
+        let packets = match reader {
+            Some(reader) => peek(reader.ours.as_fd(), size)?,
+            None => Vec::new(),
+        };
+        cx.model.pipes.push(rec::Pipe {
+            id,
+            size: size as u32,
+            packet_mode: writer_packets || packets.len() > 1,
+            packets,
+            mode: fd.stat.st_mode,
+            uid: fd.stat.st_uid,
+            gid: fd.stat.st_gid,
+        });
+    }
+    let fifo = is_fifo(fd);
+    Ok(rec::PipeEnd { pipe_id: id, fifo, path: fifo.then(|| path::of(&fd.link, &fd.stat)) })
+}
+
+/// What lies in a pipe, without taking it: one entry for a stream, one for each packet in packet mode.
+fn peek(reader: BorrowedFd<'_>, size: usize) -> Result<Vec<Vec<u8>>, KindError> {
+    let waiting = fdops::readable_bytes(reader).step("asking how much lies in the pipe")?;
+    if waiting == 0 {
+        return Ok(Vec::new());
+    }
+    let (out, into) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).step("making a pipe to look through")?;
+    // As many slots as the original has: each is copied as it is.
+    rustix::pipe::fcntl_setpipe_size(&into, size).step("giving a pipe its size")?;
+    let copied = rustix::pipe::tee(reader, &into, size.max(waiting), SpliceFlags::NONBLOCK).step("copying what lies in the pipe")?;
+    if copied != waiting {
+        return Err(KindError::conflict("copying what lies in the pipe", format!("{copied} bytes of {waiting} came")));
+    }
+    drop(into);
+    let mut packets = Vec::new();
+    let mut buf = vec![0_u8; waiting];
+    loop {
+        let n = rustix::io::read(&out, buf.as_mut_slice()).step("reading the copy")?;
+        if n == 0 {
+            return Ok(packets);
+        }
+        packets.push(buf[..n].to_vec());
+    }
+}
+
+/// A pipe that has been made again: both of its ends, as long as descriptions are made from them.
+struct Made {
+    read: OwnedFd,
+    write: OwnedFd,
+    taken: [bool; 2],
+}
+
+/// The pipes of a ghost while its descriptions are opened.
+pub struct Pipes {
+    made: HashMap<u32, Made>,
+}
+
+impl Pipes {
+    /// Makes every pipe with what lay in it.
+    pub fn import(cx: &mut ImportCx<'_>) -> Result<Self, KindError> {
+        let model = cx.model;
+        let mut names = HashMap::new();
+        let mut used = std::collections::HashSet::new();
+        for file in &model.files {
+            if let Some(rec::file::Object::Pipe(end)) = &file.object {
+                used.insert(end.pipe_id);
+                if let Some(path) = end.path.as_ref().filter(|_| end.fifo) {
+                    names.entry(end.pipe_id).or_insert(path);
+                }
+            }
+        }
+        let mut made = HashMap::new();
+        for pipe in model.pipes.iter().filter(|p| used.contains(&p.id)) {
+            let name = names.get(&pipe.id).copied();
+            let both = match name {
+                Some(path) => open_fifo(cx, pipe, path),
+                None => make(pipe),
+            }
+            .map_err(|e| e.on(0, format!("pipe {}", pipe.id)))?;
+            made.insert(pipe.id, both);
+        }
+        Ok(Self { made })
+    }
+
+    /// A description of an end.
+    pub fn end(&mut self, cx: &mut ImportCx<'_>, file: &rec::File, end: &rec::PipeEnd) -> Result<OwnedFd, KindError> {
+        let pipe = self.made.get_mut(&end.pipe_id).ok_or_else(|| {
+            KindError::conflict("opening an end of a pipe", format!("the ghost has no pipe {}", end.pipe_id))
+        })?;
+        let flags = file.flags & !(regular::NOT_AGAIN | regular::ASYNC);
+        if end.fifo {
+            let at = end.path.as_ref().ok_or_else(|| KindError::conflict("opening a FIFO", "the ghost does not say which"))?;
+            // Both ends are open by now, so that this waits for nobody.
+            let fd = path::open(cx, at, flags, 0)?;
+            return Ok(fd);
+        }
+        let (ours, side) = match file.flags & ACCESS {
+            0 => (&pipe.read, 0),
+            1 => (&pipe.write, 1),
+            _ => (&pipe.read, 2),
+        };
+        // The ends that pipe2 makes lack a flag that every open sets.
+        if side < 2 && flags & LARGEFILE == 0 && !pipe.taken[side] {
+            pipe.taken[side] = true;
+            let fd = rustix::io::fcntl_dupfd_cloexec(ours, 3).step("taking an end of the pipe")?;
+            regular::set_flags(fd.as_fd(), flags)?;
+            return Ok(fd);
+        }
+        let fd = regular::reopen(ours.as_fd(), flags | OFlags::NONBLOCK.bits()).step("opening an end of the pipe again")?;
+        regular::set_flags(fd.as_fd(), flags)?;
+        Ok(fd)
+    }
+}
+
+fn make(pipe: &rec::Pipe) -> Result<Made, KindError> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step("making the pipe")?;
+    resize(write.as_fd(), pipe)?;
+    fill(write.as_fd(), pipe)?;
+    let stat = rustix::fs::fstat(&read).step("looking at the pipe")?;
+    if (stat.st_uid, stat.st_gid) != (pipe.uid, pipe.gid) {
+        let owner = (rustix::fs::Uid::from_raw(pipe.uid), rustix::fs::Gid::from_raw(pipe.gid));
+        // Only tells who may open it by /proc; an unprivileged restorer keeps it.
+        let _ = rustix::fs::fchown(&read, Some(owner.0), Some(owner.1));
+    }
+    if stat.st_mode & 0o7777 != pipe.mode & 0o7777 {
+        let _ = rustix::fs::fchmod(&read, Mode::from_raw_mode(pipe.mode & 0o7777));
+    }
+    Ok(Made { read, write, taken: [false; 2] })
+}
+
+fn resize(end: BorrowedFd<'_>, pipe: &rec::Pipe) -> Result<(), KindError> {
+    let now = rustix::pipe::fcntl_getpipe_size(end).step("asking for the size of the pipe")?;
+    if pipe.size != 0 && now != pipe.size as usize {
+        rustix::pipe::fcntl_setpipe_size(end, pipe.size as usize)
+            .step(format!("giving the pipe its size of {} bytes", pipe.size))
+            .map_err(|e| e.advise("raise fs.pipe-max-size or fs.pipe-user-pages-soft, or run ghost as root"))?;
+    }
+    Ok(())
+}
+
+/// Writes what lay in the pipe; never waits.
+fn fill(write: BorrowedFd<'_>, pipe: &rec::Pipe) -> Result<(), KindError> {
+    if pipe.packets.is_empty() {
+        return Ok(());
+    }
+    let before = fdops::flags(write).step("reading the flags of the pipe")?;
+    let packets = if pipe.packet_mode { DIRECT } else { 0 };
+    fdops::set_flags(write, before | packets | OFlags::NONBLOCK.bits()).step("setting the flags of the pipe")?;
+    for packet in &pipe.packets {
+        let n = rustix::io::write(write, packet).step("filling the pipe")?;
+        if n != packet.len() {
+            return Err(KindError::conflict("filling the pipe", format!("{n} bytes of {} went in", packet.len())));
+        }
+    }
+    fdops::set_flags(write, before).step("setting the flags of the pipe")
+}
+
+fn open_fifo(cx: &mut ImportCx<'_>, pipe: &rec::Pipe, path: &rec::Path) -> Result<Made, KindError> {
+    let keeper = path::open(cx, path, (OFlags::RDWR | OFlags::NONBLOCK).bits(), 0)?;
+    let busy = fdops::readable_bytes(keeper.as_fd()).step("looking into the FIFO")?;
+    let name = || String::from_utf8_lossy(&path.path).into_owned();
+    if busy == 0 {
+        resize(keeper.as_fd(), pipe)?;
+        fill(keeper.as_fd(), pipe)?;
+    } else if !pipe.packets.is_empty() {
+        cx.notes.push(note(0, "pipe", name(), "somebody else uses this FIFO: what lay in it is not put in again"));
+    }
+    let write = keeper.try_clone().step("keeping the FIFO open")?;
+    Ok(Made { read: keeper, write, taken: [false; 2] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(flags: PipeFlags, parts: &[&[u8]]) -> (OwnedFd, OwnedFd) {
+        let (r, w) = rustix::pipe::pipe_with(flags | PipeFlags::CLOEXEC).unwrap();
+        for part in parts {
+            rustix::io::write(&w, part).unwrap();
+        }
+        (r, w)
+    }
+
+    #[test]
+    fn looking_takes_nothing_and_keeps_packets() {
+        let (r, _w) = filled(PipeFlags::DIRECT, &[b"one", b"two", b"three"]);
+        for _ in 0..2 {
+            let seen = peek(r.as_fd(), 65536).unwrap();
+            assert_eq!(seen, [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
+        }
+        let (r, _w) = filled(PipeFlags::empty(), &[b"one", b"two"]);
+        assert_eq!(peek(r.as_fd(), 65536).unwrap(), [b"onetwo".to_vec()]);
+        let big = vec![7_u8; 65536];
+        let (r, _w) = filled(PipeFlags::empty(), &[&big]);
+        assert_eq!(peek(r.as_fd(), 65536).unwrap(), [big]);
+    }
+
+    #[test]
+    fn a_pipe_made_again_holds_the_same() {
+        let record = rec::Pipe {
+            id: 1,
+            size: 131072,
+            packets: vec![b"a".to_vec(), b"bc".to_vec()],
+            packet_mode: true,
+            mode: 0o10600,
+            ..rec::Pipe::default()
+        };
+        let made = make(&record).unwrap();
+        assert_eq!(rustix::pipe::fcntl_getpipe_size(&made.read).unwrap(), 131072);
+        assert_eq!(peek(made.read.as_fd(), 131072).unwrap(), record.packets);
+        assert_eq!(fdops::flags(made.write.as_fd()).unwrap() & (DIRECT | OFlags::NONBLOCK.bits()), 0);
+    }
+
+    #[test]
+    fn a_widow_knows_it() {
+        let (r, w) = filled(PipeFlags::empty(), &[]);
+        assert!(!is_widowed(r.as_fd()) && !is_widowed(w.as_fd()));
+        drop(r);
+        assert!(is_widowed(w.as_fd()));
+    }
+}

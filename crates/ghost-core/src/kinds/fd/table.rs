@@ -1,0 +1,116 @@
+//! The descriptor table: which number stands for which description.
+//!
+//! Placing. The descriptions of a table are handed over in ascending order of their final numbers; the kernel gives each
+//! the lowest free number, so the nth comes to n or below its final one. Moved from the highest down, none ever lands on
+//! one that still waits. All moves of a table are one batch.
+
+use crate::error::KindError;
+use crate::export::ExportCx;
+use crate::import::ImportCx;
+use crate::view::TreeView;
+use ghost_image::record as rec;
+use ghost_sys::nr;
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+
+/// `O_CLOEXEC`, for dup3.
+const O_CLOEXEC: u64 = 0o2000000;
+/// `F_SETFD`
+const F_SETFD: u64 = 2;
+
+/// The id of the table of the process at `index`, which [`export`] has given or will give; 0 for a zombie.
+pub fn fd_table_id(view: &TreeView, index: usize) -> u32 {
+    if view.processes[index].is_zombie() {
+        return 0;
+    }
+    let owner = view.processes[index].shares_files.unwrap_or(index);
+    view.processes[..=owner].iter().filter(|p| !p.is_zombie() && p.shares_files.is_none()).count() as u32
+}
+
+/// Writes every table once, and the descriptions in it.
+pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
+    let view = cx.view;
+    for (index, process) in view.processes.iter().enumerate() {
+        if process.is_zombie() || process.shares_files.is_some() {
+            continue;
+        }
+        let mut table = rec::FdTable { id: fd_table_id(view, index), fds: Vec::with_capacity(process.fds.len()) };
+        for fd in &process.fds {
+            let file_id = super::export_description(cx, process, fd)?;
+            cx.shared.note_fd(index, fd.fd, file_id);
+            table.fds.push(rec::Fd { fd: fd.fd as u32, file_id, cloexec: fd.info.is_cloexec() });
+        }
+        cx.model.fd_tables.push(table);
+    }
+    Ok(())
+}
+
+/// The tables with the first process that has each.
+pub fn owners(cx: &ImportCx<'_>) -> Vec<(u32, usize)> {
+    let mut seen = HashMap::new();
+    let mut owners = Vec::new();
+    for (index, process) in cx.model.processes.iter().enumerate() {
+        if process.zombie.is_none() && process.fd_table_id != 0 && seen.insert(process.fd_table_id, index).is_none() {
+            owners.push((process.fd_table_id, index));
+        }
+    }
+    owners
+}
+
+/// Hands every table's descriptions over and moves them to their numbers.
+pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let model = cx.model;
+    for (id, index) in owners(cx) {
+        let pid = model.processes[index].pid;
+        let table = model.fd_table(id).ok_or_else(|| {
+            KindError::conflict("looking for its descriptor table", format!("the ghost has no table {id}")).on(pid, "")
+        })?;
+        let mut fds: Vec<&rec::Fd> = table.fds.iter().collect();
+        fds.sort_unstable_by_key(|fd| fd.fd);
+        raise_limit(cx, index, fds.last().map_or(0, |fd| fd.fd))?;
+        place(cx, index, &fds)?;
+    }
+    Ok(())
+}
+
+/// A limit on numbers that is lower than those that the process has already: it may lower its limit at any time, and the
+/// restorer's own may be lower. The process's limits are set after its files.
+fn raise_limit(cx: &ImportCx<'_>, index: usize, highest: u32) -> Result<(), KindError> {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let need = u64::from(highest) + 2 + cx.control_fd.max(0) as u64;
+    let now = getrlimit(Resource::Nofile);
+    if now.current.is_none_or(|c| c >= need) {
+        return Ok(());
+    }
+    let hard = now.maximum.map(|m| m.max(need));
+    let pid = Pid::from_raw(cx.building[index].pid);
+    prlimit(pid, Resource::Nofile, Rlimit { current: hard, maximum: hard }).map(drop).map_err(|e| {
+        KindError::new(format!("raising its limit of open files to {need}"), e)
+            .on(cx.record(index).pid, "")
+            .advise("raise the hard limit of open files of the shell that restarts it (ulimit -Hn), or run ghost as root")
+    })
+}
+
+fn place(cx: &mut ImportCx<'_>, index: usize, fds: &[&rec::Fd]) -> Result<(), KindError> {
+    let pid = cx.record(index).pid;
+    let files = std::mem::take(&mut cx.files);
+    let ours: Option<Vec<_>> = fds.iter().map(|fd| files.get(&fd.file_id).map(AsFd::as_fd)).collect();
+    let numbers = match ours {
+        Some(ours) => cx.hand_over(index, &ours),
+        None => Err(KindError::conflict("placing its descriptors", "a descriptor names a description that the ghost does not have")),
+    };
+    cx.files = files;
+    let numbers = numbers.map_err(|e| if e.pid == 0 { e.on(pid, "") } else { e })?;
+    let batch = &mut cx.building[index].batch;
+    for (fd, number) in fds.iter().zip(numbers).rev() {
+        let wanted = fd.fd as i32;
+        if number == wanted {
+            batch.call(format!("F_SETFD of fd {wanted}"), nr::FCNTL, &[number.into(), F_SETFD.into(), u64::from(fd.cloexec).into()]);
+        } else {
+            let flags = if fd.cloexec { O_CLOEXEC } else { 0 };
+            batch.call(format!("dup3 to fd {wanted}"), nr::DUP3, &[number.into(), wanted.into(), flags.into()]);
+            batch.call(format!("close after dup3 to fd {wanted}"), nr::CLOSE, &[number.into()]);
+        }
+    }
+    cx.flush(index).map(drop)
+}
