@@ -100,7 +100,8 @@ impl Exporting {
         let tree = FrozenTree::freeze(root).map_err(fail)?;
         report.stage("freeze");
         let pids: Vec<Pid> = tree.processes.iter().map(|p| p.pid).collect();
-        let view = TreeView::collect(&pids).map_err(fail)?;
+        let mut view = TreeView::collect(&pids).map_err(fail)?;
+        view.external.clone_from(&options.external);
         report.stage("collect");
         let blockers = blockers(&view, options);
         if !blockers.is_empty() {

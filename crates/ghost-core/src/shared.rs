@@ -42,8 +42,7 @@ pub struct Shared {
 impl Shared {
     /// The id of the description behind this descriptor, and whether it is new.
     pub fn description(&mut self, fd: &FdView) -> Result<(u32, bool), Errno> {
-        let key =
-            Group { device: fd.stat.st_dev, inode: fd.stat.st_ino, flags: fd.info.description_flags() };
+        let key = Group { device: fd.stat.st_dev, inode: fd.stat.st_ino, flags: fd.info.description_flags() };
         let group = self.groups.entry(key).or_default();
         match find(group, fd.ours.as_fd())? {
             Ok(at) => Ok((group[at].id, false)),

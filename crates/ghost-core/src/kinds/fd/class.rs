@@ -31,11 +31,18 @@ pub struct Refusal {
     /// Why.
     pub why: String,
     /// What the user can do.
-    pub advice: &'static str,
+    pub advice: String,
 }
 
-fn refused(kind: &'static str, why: impl Into<String>, advice: &'static str) -> Class {
-    Class::Refused(Refusal { kind, why: why.into(), advice })
+impl Refusal {
+    /// A refusal in words.
+    pub fn new(kind: &'static str, why: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { kind, why: why.into(), advice: advice.into() }
+    }
+}
+
+fn refused(kind: &'static str, why: impl Into<String>, advice: &str) -> Class {
+    Class::Refused(Refusal::new(kind, why, advice))
 }
 
 const PROC_MAGIC: i64 = 0x9fa0;
@@ -124,7 +131,9 @@ fn anonymous(fd: &FdView) -> Class {
             "it supervises the system calls of another process",
             "checkpoint without its supervisor",
         ),
-        "landlock-ruleset" => refused("landlock", "a landlock ruleset is open", "let the program finish its set-up first"),
+        "landlock-ruleset" => {
+            refused("landlock", "a landlock ruleset is open", "let the program finish its set-up first")
+        }
         n if n.starts_with("bpf") => refused("bpf", format!("a BPF object is open ({n})"), "unload it first"),
         n if n.starts_with("kvm") => {
             refused("kvm", "a virtual machine of the kernel (KVM) is open", "stop the virtual machine first")

@@ -20,7 +20,13 @@ const OWNER_CONTENT: u32 = 2;
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
 /// Fills in what a memfd is, and puts its bytes on the list.
-pub fn export_memfd(cx: &mut ExportCx<'_>, regular: &mut rec::Regular, link: &[u8], stat: &Stat, ours: BorrowedFd<'_>) -> Result<(), KindError> {
+pub fn export_memfd(
+    cx: &mut ExportCx<'_>,
+    regular: &mut rec::Regular,
+    link: &[u8],
+    stat: &Stat,
+    ours: BorrowedFd<'_>,
+) -> Result<(), KindError> {
     let name = link.strip_prefix(b"/memfd:").unwrap_or(link);
     let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
     regular.memfd = true;
@@ -35,7 +41,12 @@ pub fn export_memfd(cx: &mut ExportCx<'_>, regular: &mut rec::Regular, link: &[u
 }
 
 /// Fills in how a file whose name is gone is found again: by another name, or by its bytes in the ghost.
-pub fn export_nameless(cx: &mut ExportCx<'_>, regular: &mut rec::Regular, stat: &Stat, ours: BorrowedFd<'_>) -> Result<(), KindError> {
+pub fn export_nameless(
+    cx: &mut ExportCx<'_>,
+    regular: &mut rec::Regular,
+    stat: &Stat,
+    ours: BorrowedFd<'_>,
+) -> Result<(), KindError> {
     let Some(at) = regular.path.as_mut() else { return Ok(()) };
     let parent = parent(&at.path).to_vec();
     if stat.st_nlink > 0 && !regular.directory {
@@ -47,7 +58,12 @@ pub fn export_nameless(cx: &mut ExportCx<'_>, regular: &mut rec::Regular, stat: 
             return Ok(());
         }
         let name = String::from_utf8_lossy(&at.path).into_owned();
-        cx.notes.push(note(0, "file", name, "its name is gone and its other names can't be found: restarted as a copy of its own"));
+        cx.notes.push(note(
+            0,
+            "file",
+            name,
+            "its name is gone and its other names can't be found: restarted as a copy of its own",
+        ));
     }
     let hint = if regular.directory { at.path.clone() } else { Vec::new() };
     regular.content_id = export(cx, stat, ours, hint)?;
@@ -126,11 +142,12 @@ pub fn import(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Resu
     let id = regular.content_id;
     let flags = if regular.tmpfile { flags & !OFlags::DIRECTORY.bits() } else { flags };
     if !cx.contents.contains_key(&id) {
-        let content = cx.model.contents.iter().find(|c| c.id == id).ok_or_else(|| {
-            KindError::conflict("making a nameless file", format!("the ghost has no content {id}"))
-        })?;
+        let content =
+            cx.model.contents.iter().find(|c| c.id == id).ok_or_else(|| {
+                KindError::conflict("making a nameless file", format!("the ghost has no content {id}"))
+            })?;
         let inode = if FileType::from_raw_mode(content.mode) == FileType::Directory {
-            directory(&super::path::mapped(cx, &content.directory_hint), content.mode)?
+            directory(&path::mapped(cx, &content.directory_hint), content.mode)?
         } else {
             let made = if regular.memfd { memfd(regular)? } else { nameless(cx, regular)? };
             rustix::fs::ftruncate(&made, content.size).step("giving a nameless file its size")?;
@@ -184,7 +201,9 @@ fn nameless(cx: &mut ImportCx<'_>, regular: &rec::Regular) -> Result<OwnedFd, Ki
 /// A directory that has no name any more; at `old`, or where that can't be, in the nearest directory above that exists.
 pub fn directory(old: &[u8], mode: u32) -> Result<OwnedFd, KindError> {
     let mut place = parent(old);
-    while place != b"/" && !rustix::fs::stat(place).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory) {
+    while place != b"/"
+        && !rustix::fs::stat(place).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+    {
         place = parent(place);
     }
     let text = || format!("making a deleted directory in {}", String::from_utf8_lossy(place));
@@ -194,7 +213,11 @@ pub fn directory(old: &[u8], mode: u32) -> Result<OwnedFd, KindError> {
             Err(rustix::io::Errno::EXIST) => {}
             Err(e) => return Err(KindError::new(text(), e)),
             Ok(()) => {
-                let fd = rustix::fs::open(name.as_slice(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+                let fd = rustix::fs::open(
+                    name.as_slice(),
+                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                );
                 let removed = rustix::fs::rmdir(name.as_slice());
                 let fd = fd.step(text())?;
                 removed.step(text())?;
@@ -217,12 +240,15 @@ pub fn import_other_name(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u
         let link = path::mapped(cx, &regular.link_path);
         let flags = OFlags::from_bits_retain(flags) | OFlags::CLOEXEC | OFlags::NOCTTY;
         let mapped = link != regular.link_path;
-        if let Ok(fd) = rustix::fs::open(link.as_slice(), flags, Mode::empty()) && (mapped || is_it(&fd)) {
+        if let Ok(fd) = rustix::fs::open(link.as_slice(), flags, Mode::empty())
+            && (mapped || is_it(&fd))
+        {
             return Ok(fd);
         }
     }
     let text = format!("opening {} by another of its names", String::from_utf8_lossy(&at.path));
-    let mount = rustix::fs::open(at.mount.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(text.clone())?;
+    let mount =
+        rustix::fs::open(at.mount.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(text.clone())?;
     let fd = fdops::open_by_handle(mount.as_fd(), at.handle_type, &at.handle, flags).step(text.clone());
     match fd {
         Ok(fd) if is_it(&fd) => Ok(fd),
@@ -240,18 +266,28 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         if let Err(e) = rustix::fs::fchown(&inode, owner.0, owner.1) {
             let stat = rustix::fs::fstat(&inode).step("looking at a nameless file")?;
             if (stat.st_uid, stat.st_gid) != (content.uid, content.gid) {
-                cx.notes.push(note(0, "file", "a deleted file", format!("is owned by you now and not by uid {} ({e})", content.uid)));
+                cx.notes.push(note(
+                    0,
+                    "file",
+                    "a deleted file",
+                    format!("is owned by you now and not by uid {} ({e})", content.uid),
+                ));
             }
         }
         // After the owner: a change of it takes set-user-ID away.
-        rustix::fs::fchmod(&inode, Mode::from_raw_mode(content.mode & 0o7777)).step("setting the mode of a nameless file")?;
+        rustix::fs::fchmod(&inode, Mode::from_raw_mode(content.mode & 0o7777))
+            .step("setting the mode of a nameless file")?;
         for x in &content.xattrs {
             if let Err(e) = rustix::fs::fsetxattr(&inode, x.name.as_str(), &x.value, XattrFlags::empty()) {
                 cx.notes.push(note(0, "file", "a deleted file", format!("lost its attribute {} ({e})", x.name)));
             }
         }
-        let time = |ns: i64| rustix::fs::Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) as _ };
-        let times = rustix::fs::Timestamps { last_access: time(content.atime_ns), last_modification: time(content.mtime_ns) };
+        let time = |ns: i64| rustix::fs::Timespec {
+            tv_sec: ns.div_euclid(1_000_000_000),
+            tv_nsec: ns.rem_euclid(1_000_000_000) as _,
+        };
+        let times =
+            rustix::fs::Timestamps { last_access: time(content.atime_ns), last_modification: time(content.mtime_ns) };
         rustix::fs::futimens(&inode, &times).step("setting the times of a nameless file")?;
         let memfd = cx.model.files.iter().find_map(|f| match &f.object {
             Some(rec::file::Object::Regular(r)) if r.memfd && r.content_id == id => Some(r),

@@ -48,7 +48,9 @@ pub fn export_terminal(fd: &FdView) -> rec::Tty {
 
 /// The restorer's terminal, or what it has instead.
 pub fn import_terminal(cx: &mut ImportCx<'_>, file: &rec::File, tty: &rec::Tty) -> Result<OwnedFd, KindError> {
-    let flags = OFlags::from_bits_retain(file.flags & !(regular::NOT_AGAIN | regular::ASYNC)) | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let flags = OFlags::from_bits_retain(file.flags & !(regular::NOT_AGAIN | regular::ASYNC))
+        | OFlags::CLOEXEC
+        | OFlags::NOCTTY;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let own = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     for fd in own {

@@ -80,8 +80,11 @@ pub fn import(cx: &mut ImportCx<'_>, file: &rec::File, external: &rec::External)
         return fd.try_clone().step("taking the descriptor that was handed over");
     }
     let Some(number) = STANDARD.iter().position(|s| *s == external.name) else {
-        return Err(KindError::conflict("looking for a descriptor that leads out", format!("nobody has handed over `{}`", external.name))
-            .advise(format!("pass --inherit-fd {}=FD", external.name)));
+        return Err(KindError::conflict(
+            "looking for a descriptor that leads out",
+            format!("nobody has handed over `{}`", external.name),
+        )
+        .advise(format!("pass --inherit-fd {}=FD", external.name)));
     };
     let (fd, given) = standard_import(file, number)?;
     if let Some(text) = given {
@@ -97,8 +100,12 @@ pub fn standard_import(file: &rec::File, number: usize) -> Result<(OwnedFd, Opti
     let own: [BorrowedFd<'_>; 3] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     let own = own[number];
     match rustix::fs::fcntl_getfl(own) {
-        Ok(flags) if fits(flags, file.flags) => Ok((with_flags(own, flags, file.flags)?, Some(format!("is the {name} of the restart now")))),
-        Ok(_) => Ok((null(file)?, Some(format!("is /dev/null now: the {name} of the restart is not open the way it needs")))),
+        Ok(flags) if fits(flags, file.flags) => {
+            Ok((with_flags(own, flags, file.flags)?, Some(format!("is the {name} of the restart now"))))
+        }
+        Ok(_) => {
+            Ok((null(file)?, Some(format!("is /dev/null now: the {name} of the restart is not open the way it needs"))))
+        }
         Err(_) => Ok((null(file)?, Some(format!("is /dev/null now: the restart has no {name}")))),
     }
 }

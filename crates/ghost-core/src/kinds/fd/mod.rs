@@ -38,25 +38,35 @@ use std::os::fd::OwnedFd;
 pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
     for process in &view.processes {
         for fd in &process.fds {
-            let class = class::of(fd);
-            let mut refuse = |kind: &'static str, why: String, advice: &str| {
-                out.push(Blocker {
-                    pid: process.pid,
-                    comm: process.comm(),
-                    kind,
-                    subject: subject(fd),
-                    why,
-                    advice: advice.to_owned(),
-                });
-            };
-            match class {
-                Class::Refused(r) => refuse(r.kind, r.why, r.advice),
-                Class::Pipe => pipe::check(view, fd, &mut refuse),
-                Class::Regular | Class::Directory => regular::check(fd, &mut refuse),
-                _ => {}
-            }
+            out.extend(refusals(view, fd).into_iter().map(|r| Blocker {
+                pid: process.pid,
+                comm: process.comm(),
+                kind: r.kind,
+                subject: subject(fd),
+                why: r.why,
+                advice: r.advice,
+            }));
         }
     }
+}
+
+/// What stands in the way of one descriptor.
+fn refusals(view: &TreeView, fd: &FdView) -> Option<class::Refusal> {
+    match class::of(fd) {
+        _ if external::name(view, fd).is_some() => None,
+        Class::Refused(refusal) => Some(refusal),
+        Class::Pipe => pipe::check(view, fd),
+        Class::Regular | Class::Directory => regular::check(fd),
+        _ => None,
+    }
+}
+
+/// The kind under which the user accepts that this descriptor is lost.
+fn accepted_loss(cx: &ExportCx<'_>, fd: &FdView) -> Option<&'static str> {
+    if cx.options.accept.is_empty() {
+        return None;
+    }
+    refusals(cx.view, fd).map(|r| r.kind).filter(|kind| cx.options.accept.contains(*kind))
 }
 
 /// How a descriptor is called in messages: `fd 7, pipe:[123]`.
@@ -77,9 +87,8 @@ pub fn export_description(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdV
         // Its place is taken before it is filled: what it holds (descriptors in flight) gets its records after it.
         let place = cx.model.files.len();
         cx.model.files.push(rec::File { id, flags: fd.info.description_flags(), ..rec::File::default() });
-        let object = export_object(cx, process, fd).map_err(|e| {
-            if e.pid == 0 { e.on(process.pid, subject(fd)) } else { e }
-        })?;
+        let object =
+            export_object(cx, process, fd).map_err(|e| if e.pid == 0 { e.on(process.pid, subject(fd)) } else { e })?;
         let file = &mut cx.model.files[place];
         file.offset = fd.info.pos;
         file.object = Some(object);
@@ -106,7 +115,13 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
     let mut pipes = pipe::Pipes::import(cx)?;
     for file in &model.files {
-        let fd = import_object(cx, &mut pipes, file).map_err(|e| if e.subject.is_empty() { e.on(e_pid(model, file), describe(model, file)) } else { e })?;
+        let fd = import_object(cx, &mut pipes, file).map_err(|e| {
+            if e.subject.is_empty() {
+                e.on(holder(model, file.id).map_or(0, |h| h.0), describe(model, file))
+            } else {
+                e
+            }
+        })?;
         cx.files.insert(file.id, fd);
     }
     Ok(())
@@ -132,10 +147,6 @@ fn holder(model: &crate::model::Model, id: u32) -> Option<(i32, u32)> {
         Some((process.pid, fd.fd))
     })
 }
-fn e_pid(model: &crate::model::Model, file: &rec::File) -> i32 {
-    holder(model, file.id).map_or(0, |h| h.0)
-}
-
 /// How a description is called in messages of an import: `fd 7, /var/log/x`.
 pub fn describe(model: &crate::model::Model, file: &rec::File) -> String {
     let name = match &file.object {
@@ -143,7 +154,9 @@ pub fn describe(model: &crate::model::Model, file: &rec::File) -> String {
             r.path.as_ref().map_or_else(String::new, |p| String::from_utf8_lossy(&p.path).into_owned())
         }
         Some(Object::Pipe(p)) => format!("pipe {}", p.pipe_id),
-        Some(Object::Device(d)) => d.path.as_ref().map_or_else(String::new, |p| String::from_utf8_lossy(&p.path).into_owned()),
+        Some(Object::Device(d)) => {
+            d.path.as_ref().map_or_else(String::new, |p| String::from_utf8_lossy(&p.path).into_owned())
+        }
         Some(Object::Tty(_)) => "terminal".into(),
         Some(Object::External(e)) => e.label.clone(),
         _ => "a file".into(),

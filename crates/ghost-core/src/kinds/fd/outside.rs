@@ -56,8 +56,9 @@ impl Outside {
         let Ok(entries) = rustix::fs::Dir::read_from(&dir) else { return };
         for entry in entries.flatten() {
             // A link that does not fit is a path; those that are asked for are short.
-            let Ok((link, _)) = rustix::fs::readlinkat_raw(&dir, entry.file_name(), buf.as_mut_slice()) else { continue };
-            if link.len() < 64 && wanted.contains(&*link) {
+            let Ok(len) = rustix::fs::readlinkat_raw(&dir, entry.file_name(), buf.as_mut_slice()) else { continue };
+            let link = &buf[..len];
+            if len < buf.len() && wanted.contains(link) {
                 let holders = self.holders.entry(link.to_vec()).or_default();
                 if holders.last().is_none_or(|h| h.pid != pid) {
                     let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -45,7 +45,8 @@ pub fn names(path: &[u8], stat: &Stat) -> bool {
 pub fn path_of_link(process: &ProcessView, name: &str) -> Result<rec::Path, KindError> {
     let what = || format!("its {name}");
     let link = process.dir.link(name).step_on(process.pid, what, "reading the link")?;
-    let ours = process.dir.open_file(name, OFlags::PATH.bits() as i32).step_on(process.pid, what, "looking at the file")?;
+    let ours =
+        process.dir.open_file(name, OFlags::PATH.bits() as i32).step_on(process.pid, what, "looking at the file")?;
     let stat = rustix::fs::fstat(&ours).step_on(process.pid, what, "looking at the file")?;
     Ok(of(&link, &stat))
 }
@@ -72,9 +73,8 @@ pub fn open(cx: &mut ImportCx<'_>, path: &rec::Path, flags: u32, needed: u64) ->
     let text = String::from_utf8_lossy(&name).into_owned();
     let flags = OFlags::from_bits_retain(flags) | OFlags::CLOEXEC | OFlags::NOCTTY;
     let advice = "put the file back, or name another with --map-file OLD=NEW";
-    let fd = rustix::fs::open(name.as_slice(), flags, Mode::empty()).map_err(|e| {
-        KindError::new(format!("opening {text}"), e).advise(advice)
-    })?;
+    let fd = rustix::fs::open(name.as_slice(), flags, Mode::empty())
+        .map_err(|e| KindError::new(format!("opening {text}"), e).advise(advice))?;
     let stat = rustix::fs::fstat(&fd).step(format!("looking at {text}"))?;
     let (was, is) = (FileType::from_raw_mode(path.mode), FileType::from_raw_mode(stat.st_mode));
     if was != is {

@@ -7,6 +7,7 @@
 //!
 //! Not carried: how the bytes of a stream lay in the slots of the buffer, which only shows in how much more fits in.
 
+use super::class::Refusal;
 use super::{external, note, outside, path, regular};
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
@@ -26,20 +27,34 @@ const LARGEFILE: u32 = 0o100000;
 /// Packet mode of a pipe.
 const DIRECT: u32 = OFlags::DIRECT.bits();
 
-/// Names a pipe that leads out of the tree and that nobody will hand over.
-pub fn check(view: &TreeView, fd: &FdView, refuse: &mut dyn FnMut(&'static str, String, &str)) {
-    if !is_fifo(fd) && leads_out(view, fd) && external::name(view, fd).is_none() {
-        let holders = external::outside(view).holders(&fd.link);
-        let who = if holders.is_empty() { "a process that can't be seen from here".to_owned() } else { outside::in_words(holders) };
-        let link = String::from_utf8_lossy(&fd.link);
-        refuse(
-            "pipe",
-            format!("its other end is outside of the tree: {who}"),
-            &format!("checkpoint a process above both, or leave it behind with --external {link} and hand over another with --inherit-fd at the restart"),
-        );
-    } else if is_fifo(fd) && path::of(&fd.link, &fd.stat).deleted {
-        refuse("pipe", "a FIFO without a name can't be opened again".into(), "keep the FIFO's name until after the checkpoint");
+/// Refuses a pipe that leads out of the tree; whoever is to hand over another one has named it before this is asked.
+pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
+    if is_fifo(fd) {
+        return path::of(&fd.link, &fd.stat).deleted.then(|| {
+            Refusal::new(
+                "pipe",
+                "a FIFO without a name can't be opened again",
+                "keep the FIFO's name until after the checkpoint",
+            )
+        });
     }
+    if !leads_out(view, fd) {
+        return None;
+    }
+    let holders = external::outside(view).holders(&fd.link);
+    let who = if holders.is_empty() {
+        "a process that can't be seen from here".to_owned()
+    } else {
+        outside::in_words(holders)
+    };
+    let link = String::from_utf8_lossy(&fd.link);
+    Some(Refusal::new(
+        "pipe",
+        format!("its other end is outside of the tree: {who}"),
+        format!(
+            "checkpoint a process above both, or leave it behind with --external {link} and hand over another with --inherit-fd at the restart"
+        ),
+    ))
 }
 
 fn is_fifo(fd: &FdView) -> bool {
@@ -81,7 +96,8 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
                 && o.info.flags & DIRECT != 0
         });
         let reader = cx.view.processes.iter().flat_map(|p| &p.fds).find(|o| {
-            (o.stat.st_dev, o.stat.st_ino) == identity && o.info.flags & (ACCESS | OFlags::PATH.bits()) != OFlags::WRONLY.bits()
+            (o.stat.st_dev, o.stat.st_ino) == identity
+                && o.info.flags & (ACCESS | OFlags::PATH.bits()) != OFlags::WRONLY.bits()
         });
         let size = rustix::pipe::fcntl_getpipe_size(&fd.ours).step("asking for the size of the pipe")?;
         // Without a reader in the tree nobody will ever read them, but for one who opens the FIFO: then they are not ours.
@@ -109,10 +125,12 @@ fn peek(reader: BorrowedFd<'_>, size: usize) -> Result<Vec<Vec<u8>>, KindError> 
     if waiting == 0 {
         return Ok(Vec::new());
     }
-    let (out, into) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).step("making a pipe to look through")?;
+    let (out, into) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).step("making a pipe to look through")?;
     // As many slots as the original has: each is copied as it is.
     rustix::pipe::fcntl_setpipe_size(&into, size).step("giving a pipe its size")?;
-    let copied = rustix::pipe::tee(reader, &into, size.max(waiting), SpliceFlags::NONBLOCK).step("copying what lies in the pipe")?;
+    let copied = rustix::pipe::tee(reader, &into, size.max(waiting), SpliceFlags::NONBLOCK)
+        .step("copying what lies in the pipe")?;
     if copied != waiting {
         return Err(KindError::conflict("copying what lies in the pipe", format!("{copied} bytes of {waiting} came")));
     }
@@ -174,7 +192,10 @@ impl Pipes {
         })?;
         let flags = file.flags & !(regular::NOT_AGAIN | regular::ASYNC);
         if end.fifo {
-            let at = end.path.as_ref().ok_or_else(|| KindError::conflict("opening a FIFO", "the ghost does not say which"))?;
+            let at = end
+                .path
+                .as_ref()
+                .ok_or_else(|| KindError::conflict("opening a FIFO", "the ghost does not say which"))?;
             // Both ends are open by now, so that this waits for nobody.
             let fd = path::open(cx, at, flags, 0)?;
             return Ok(fd);
@@ -191,7 +212,8 @@ impl Pipes {
             regular::set_flags(fd.as_fd(), flags)?;
             return Ok(fd);
         }
-        let fd = regular::reopen(ours.as_fd(), flags | OFlags::NONBLOCK.bits()).step("opening an end of the pipe again")?;
+        let fd =
+            regular::reopen(ours.as_fd(), flags | OFlags::NONBLOCK.bits()).step("opening an end of the pipe again")?;
         regular::set_flags(fd.as_fd(), flags)?;
         Ok(fd)
     }

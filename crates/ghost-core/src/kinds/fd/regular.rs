@@ -7,6 +7,7 @@
 //!
 //! Not carried: O_NOFOLLOW of a description whose file had no name; which hard link of several it was opened by.
 
+use super::class::Refusal;
 use super::{content, path};
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
@@ -20,25 +21,33 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Flags that only matter in the call that makes a file, or belong to the descriptor.
-pub const NOT_AGAIN: u32 = OFlags::CREATE.bits() | OFlags::EXCL.bits() | OFlags::TRUNC.bits() | OFlags::NOCTTY.bits() | OFlags::CLOEXEC.bits();
+pub const NOT_AGAIN: u32 =
+    OFlags::CREATE.bits() | OFlags::EXCL.bits() | OFlags::TRUNC.bits() | OFlags::NOCTTY.bits() | OFlags::CLOEXEC.bits();
 /// `O_ASYNC`: only set once its owner is known.
 pub const ASYNC: u32 = 0o20000;
 /// The bit of O_TMPFILE that is not O_DIRECTORY.
 pub const TMPFILE: u32 = 0o20000000;
 
-/// Names a file that is still there but that its path does not reach: something is mounted over it, or it belongs to
+/// Refuses a file that is still there but that its path does not reach: something is mounted over it, or it belongs to
 /// another mount namespace.
-pub fn check(fd: &FdView, refuse: &mut dyn FnMut(&'static str, String, &str)) {
-    let p = path::of(&fd.link, &fd.stat);
-    if p.deleted || is_memfd(&fd.link) || !p.path.starts_with(b"/") || path::names(&p.path, &fd.stat) {
-        return;
+pub fn check(fd: &FdView) -> Option<Refusal> {
+    let at = path::of(&fd.link, &fd.stat);
+    if is_memfd(&fd.link) || path::names(&at.path, &fd.stat) {
+        return None;
     }
-    // Root of a detached mount, or a file system of the kernel's own.
-    refuse(
+    let sort = FileType::from_raw_mode(fd.stat.st_mode);
+    if at.deleted && matches!(sort, FileType::RegularFile | FileType::Directory) {
+        return None;
+    }
+    if at.deleted || !at.path.starts_with(b"/") {
+        let why = format!("a {} that no name reaches is held by O_PATH", path::sort(sort));
+        return Some(Refusal::new("file", why, "close it before the checkpoint"));
+    }
+    Some(Refusal::new(
         "mount",
-        "its path leads to another file here: something is mounted over it, or it lies in another mount namespace".into(),
+        "its path leads to another file here: something is mounted over it, or it lies in another mount namespace",
         "unmount what covers it, or run ghost in the mount namespace of the process",
-    );
+    ))
 }
 
 fn is_memfd(link: &[u8]) -> bool {
@@ -50,7 +59,13 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::Regular, KindEr
     record(cx, &fd.link, &fd.stat, fd.ours.as_fd(), fd.info.flags)
 }
 
-fn record(cx: &mut ExportCx<'_>, link: &[u8], stat: &rustix::fs::Stat, ours: BorrowedFd<'_>, flags: u32) -> Result<rec::Regular, KindError> {
+fn record(
+    cx: &mut ExportCx<'_>,
+    link: &[u8],
+    stat: &rustix::fs::Stat,
+    ours: BorrowedFd<'_>,
+    flags: u32,
+) -> Result<rec::Regular, KindError> {
     let mut regular = rec::Regular {
         path: Some(path::of(link, stat)),
         directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
@@ -90,9 +105,11 @@ pub fn export_mapping(cx: &mut ExportCx<'_>, index: usize, vma: &Smap) -> Result
         // Without CAP_CHECKPOINT_RESTORE: by its name, if that still leads to the same file.
         Err(first) => match rustix::fs::open(m.name.as_slice(), access | OFlags::CLOEXEC, Mode::empty()) {
             Ok(ours) if rustix::fs::fstat(&ours).is_ok_and(|s| (s.st_dev, s.st_ino) == (m.dev, m.inode)) => ours,
-            _ => return Err(KindError::new("opening the mapped file", first).on(process.pid, what()).advise(
-                "run ghost as root or with CAP_CHECKPOINT_RESTORE",
-            )),
+            _ => {
+                return Err(KindError::new("opening the mapped file", first)
+                    .on(process.pid, what())
+                    .advise("run ghost as root or with CAP_CHECKPOINT_RESTORE"));
+            }
         },
     };
     made_up(cx, &m.name, ours, access.bits()).map_err(|e| if e.pid == 0 { e.on(process.pid, what()) } else { e })

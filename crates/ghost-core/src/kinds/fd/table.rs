@@ -36,6 +36,16 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         }
         let mut table = rec::FdTable { id: fd_table_id(view, index), fds: Vec::with_capacity(process.fds.len()) };
         for fd in &process.fds {
+            if let Some(kind) = super::accepted_loss(cx, fd) {
+                let subject = super::subject(fd);
+                cx.notes.push(super::note(
+                    process.pid,
+                    kind,
+                    subject,
+                    "is closed in the restarted process, as accepted",
+                ));
+                continue;
+            }
             let file_id = super::export_description(cx, process, fd)?;
             cx.shared.note_fd(index, fd.fd, file_id);
             table.fds.push(rec::Fd { fd: fd.fd as u32, file_id, cloexec: fd.info.is_cloexec() });
@@ -85,9 +95,9 @@ fn raise_limit(cx: &ImportCx<'_>, index: usize, highest: u32) -> Result<(), Kind
     let hard = now.maximum.map(|m| m.max(need));
     let pid = Pid::from_raw(cx.building[index].pid);
     prlimit(pid, Resource::Nofile, Rlimit { current: hard, maximum: hard }).map(drop).map_err(|e| {
-        KindError::new(format!("raising its limit of open files to {need}"), e)
-            .on(cx.record(index).pid, "")
-            .advise("raise the hard limit of open files of the shell that restarts it (ulimit -Hn), or run ghost as root")
+        KindError::new(format!("raising its limit of open files to {need}"), e).on(cx.record(index).pid, "").advise(
+            "raise the hard limit of open files of the shell that restarts it (ulimit -Hn), or run ghost as root",
+        )
     })
 }
 
@@ -97,7 +107,10 @@ fn place(cx: &mut ImportCx<'_>, index: usize, fds: &[&rec::Fd]) -> Result<(), Ki
     let ours: Option<Vec<_>> = fds.iter().map(|fd| files.get(&fd.file_id).map(AsFd::as_fd)).collect();
     let numbers = match ours {
         Some(ours) => cx.hand_over(index, &ours),
-        None => Err(KindError::conflict("placing its descriptors", "a descriptor names a description that the ghost does not have")),
+        None => Err(KindError::conflict(
+            "placing its descriptors",
+            "a descriptor names a description that the ghost does not have",
+        )),
     };
     cx.files = files;
     let numbers = numbers.map_err(|e| if e.pid == 0 { e.on(pid, "") } else { e })?;
@@ -105,7 +118,11 @@ fn place(cx: &mut ImportCx<'_>, index: usize, fds: &[&rec::Fd]) -> Result<(), Ki
     for (fd, number) in fds.iter().zip(numbers).rev() {
         let wanted = fd.fd as i32;
         if number == wanted {
-            batch.call(format!("F_SETFD of fd {wanted}"), nr::FCNTL, &[number.into(), F_SETFD.into(), u64::from(fd.cloexec).into()]);
+            batch.call(
+                format!("F_SETFD of fd {wanted}"),
+                nr::FCNTL,
+                &[number.into(), F_SETFD.into(), u64::from(fd.cloexec).into()],
+            );
         } else {
             let flags = if fd.cloexec { O_CLOEXEC } else { 0 };
             batch.call(format!("dup3 to fd {wanted}"), nr::DUP3, &[number.into(), wanted.into(), flags.into()]);
