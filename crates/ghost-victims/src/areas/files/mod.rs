@@ -6,7 +6,8 @@ mod locks;
 mod objects;
 mod procfs;
 mod regular;
+mod watch;
 
 /// The tables of this area's files.
 pub const TABLES: &[&[Victim]] =
-    &[regular::VICTIMS, deleted::VICTIMS, locks::VICTIMS, objects::VICTIMS, procfs::VICTIMS];
+    &[regular::VICTIMS, deleted::VICTIMS, locks::VICTIMS, objects::VICTIMS, procfs::VICTIMS, watch::VICTIMS];

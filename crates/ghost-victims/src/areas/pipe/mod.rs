@@ -1,5 +1,8 @@
 //! Victims of the area `pipe`.
 use crate::Victim;
 
+mod data;
+mod trees;
+
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[];
+pub const TABLES: &[&[Victim]] = &[data::VICTIMS, trees::VICTIMS];

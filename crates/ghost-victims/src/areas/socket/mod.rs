@@ -1,5 +1,7 @@
 //! Victims of the area `socket`.
 use crate::Victim;
 
+mod unix;
+
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[];
+pub const TABLES: &[&[Victim]] = &[unix::VICTIMS];
