@@ -168,7 +168,7 @@ impl Header {
         }
         fill(source, &mut bytes[8..], 8)?;
         let len = u32_at(&bytes, 12);
-        if len < FIXED as u32 + 8 || len > MAX_HEADER {
+        if len < FIXED as u32 + 8 || len > MAX_HEADER || len % 8 != 0 {
             return Err(Error::Corrupt { place: at(12), flaw: Flaw::HeaderLength(len) });
         }
         bytes.resize(len as usize, 0);
@@ -189,6 +189,9 @@ impl Header {
             let what = Unknown::Version { major: version.major, minor: version.minor, known: VERSION.major };
             return Err(Error::Unsupported { place: at(8), what });
         }
+        if version.major == 0 {
+            return Err(corrupt(8, Flaw::HeaderText("version 0")));
+        }
         let flags = u32_at(bytes, 20);
         if flags & !IGNORABLE_FLAGS != 0 {
             let what = Unknown::HeaderFlags(flags & !IGNORABLE_FLAGS);
@@ -203,6 +206,7 @@ impl Header {
         let names = bytes[FIXED..end].get(..u16_at(bytes, 128) as usize);
         let names = names.and_then(|names| str::from_utf8(names).ok());
         let names = names.filter(|names| names.is_empty() || names.ends_with('\0'));
+        let names = names.filter(|names| !names.starts_with('\0') && !names.contains("\0\0"));
         let names = names.ok_or_else(|| corrupt(128, Flaw::HeaderText("the list of features")))?;
         let mut id = [0; 16];
         id.copy_from_slice(&bytes[32..48]);
@@ -245,4 +249,33 @@ fn fill(source: &mut impl Read, out: &mut [u8], mut offset: u64) -> Result<(), E
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the fuzzer: a reader that took them read headers which the writer refused.
+    #[test]
+    fn empty_feature_names_are_refused_by_reader_and_writer() {
+        let mut header = Header::new(Arch::AARCH64, "6.18.0");
+        header.features = vec!["ab".into(), "cd".into()];
+        let sound = header.encode().unwrap();
+        for at in [FIXED, FIXED + 2, FIXED + 3, FIXED + 5] {
+            let mut bytes = sound.clone();
+            bytes[at] = if bytes[at] == 0 { b'x' } else { 0 };
+            let end = bytes.len() - 8;
+            let checksum = xxh3_64(&bytes[..end]);
+            bytes[end..].copy_from_slice(&checksum.to_le_bytes());
+            let read = Header::read(&mut &bytes[..]);
+            if at == FIXED + 2 {
+                assert_eq!(read.unwrap().features, ["abxcd"]);
+            } else {
+                let flaw = Flaw::HeaderText("the list of features");
+                assert!(matches!(read, Err(Error::Corrupt { flaw: found, .. }) if found == flaw), "byte {at}");
+            }
+        }
+        header.features.push(String::new());
+        assert!(matches!(header.encode(), Err(Error::Unwritable { .. })));
+    }
 }
