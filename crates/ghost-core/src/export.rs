@@ -5,7 +5,7 @@ use crate::freeze::FrozenTree;
 use crate::inquiry::Answers;
 use crate::kinds::{KINDS, memory};
 use crate::model::{Ids, Model};
-use crate::options::{After, ExportOptions};
+use crate::options::{After, ExportOptions, Progress};
 use crate::report::Report;
 use crate::view::TreeView;
 use ghost_image::record as rec;
@@ -13,6 +13,7 @@ use ghost_image::{Header, ImageWriter};
 use ghost_sys::Pid;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// Pages that follow the records.
 #[derive(Debug)]
@@ -37,6 +38,16 @@ pub enum PageSource {
         /// Its size in bytes.
         size: u64,
     },
+}
+
+impl PageSource {
+    /// Bytes to be looked at, at most.
+    pub fn len_bytes(&self) -> u64 {
+        match self {
+            Self::Memory { runs, .. } => runs.iter().map(|r| r.1).sum(),
+            Self::Inode { size, .. } => *size,
+        }
+    }
 }
 
 /// What the kinds work on while a tree is exported.
@@ -70,6 +81,7 @@ pub struct Exporting {
     pages: Vec<PageSource>,
     pids: Vec<Pid>,
     action: Action,
+    progress: Arc<Progress>,
     /// Times and sizes so far.
     pub report: Report,
 }
@@ -132,7 +144,9 @@ impl Exporting {
         report.processes = view.processes.len();
         report.threads = view.processes.iter().map(|p| p.threads.len()).sum();
         report.stage("kinds");
-        Ok(Self { tree, model, pages, pids, action, report })
+        let progress = options.progress.clone().unwrap_or_default();
+        progress.expect(pages.iter().map(PageSource::len_bytes).sum());
+        Ok(Self { tree, model, pages, pids, action, progress, report })
     }
 
     /// What the ghost says of itself before its records.
@@ -141,12 +155,12 @@ impl Exporting {
     }
 
     /// Writes the ghost: records, pages, index, commit mark. The tree stays frozen.
-    pub fn write<W: Write + Send>(&mut self, out: W) -> Result<W, Error> {
+    pub fn write<W: Write>(&mut self, out: W) -> Result<W, Error> {
         let root = self.pids[0];
         self.write_inner(out).map_err(|e| failed(self.action, root, e, RUNS_ON))
     }
 
-    fn write_inner<W: Write + Send>(&mut self, out: W) -> Result<W, KindError> {
+    fn write_inner<W: Write>(&mut self, out: W) -> Result<W, KindError> {
         let wrap = |e: ghost_image::Error| KindError::new("writing the ghost", e);
         let mut image = ImageWriter::new(out, &crate::host::header()).map_err(wrap)?;
         self.model.write(&mut image).map_err(wrap)?;
@@ -157,7 +171,7 @@ impl Exporting {
                 PageSource::Memory { process, .. } => self.pids[*process],
                 PageSource::Inode { .. } => 0,
             };
-            let (read, written) = memory::pages::write(source, pid, &mut image)?;
+            let (read, written) = memory::pages::write(source, pid, &mut image, &self.progress)?;
             self.report.bytes_read += read;
             self.report.page_bytes += written;
         }

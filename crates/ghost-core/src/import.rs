@@ -197,6 +197,9 @@ fn prepare_inner(action: Action, intake: &mut Intake<'_>, options: &ImportOption
     let mut bytes_in = 0;
     intake.pages(|head, bytes| {
         bytes_in += bytes.len() as u64;
+        if let Some(progress) = &options.progress {
+            progress.add(bytes.len() as u64);
+        }
         memory::pages::import(&cx, &users, head, bytes)
     })?;
     report.page_bytes = bytes_in;

@@ -3,6 +3,28 @@
 use ghost_sys::Pid;
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How far an action has come, for whoever watches from another thread.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// (bytes done, bytes in all; 0 when that is not known).
+    pub fn get(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+    pub(crate) fn expect(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+    }
+    pub(crate) fn add(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
 
 /// What becomes of the source once the ghost is whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +45,8 @@ pub struct ExportOptions {
     pub after: After,
     /// Kinds whose loss the user accepts by name.
     pub accept: BTreeSet<String>,
+    /// Is told how far the pages have come.
+    pub progress: Option<Arc<Progress>>,
     /// Descriptions that stay behind and are handed over anew at restart: `pipe:[123]` or `fd:5` to a name.
     pub external: Vec<String>,
 }
@@ -50,6 +74,8 @@ pub struct ImportOptions {
     pub inherit: Vec<(String, OwnedFd)>,
     /// Kinds whose loss the user accepts by name.
     pub accept: BTreeSet<String>,
+    /// Is told how far the pages have come.
+    pub progress: Option<Arc<Progress>>,
     /// Whether the new root process is to outlive ghost as nobody's special child.
     pub detach: bool,
     /// Ends a process that still runs under the root's pid first.

@@ -18,6 +18,8 @@ pub struct Report {
     pub bytes_read: u64,
     /// Bytes of pages that went into or came out of the ghost.
     pub page_bytes: u64,
+    /// Bytes of the whole ghost.
+    pub ghost_bytes: u64,
     /// What was lost or is worth saying.
     pub notes: Vec<rec::Note>,
 }
@@ -26,7 +28,7 @@ impl Report {
     /// Starts the clock.
     pub fn start() -> Self {
         let now = Instant::now();
-        Self { began: now, last: now, stages: Vec::new(), processes: 0, threads: 0, bytes_read: 0, page_bytes: 0, notes: Vec::new() }
+        Self { began: now, last: now, stages: Vec::new(), processes: 0, threads: 0, bytes_read: 0, page_bytes: 0, ghost_bytes: 0, notes: Vec::new() }
     }
     /// Ends a stage.
     pub fn stage(&mut self, name: &'static str) {

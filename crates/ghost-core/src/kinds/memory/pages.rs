@@ -8,6 +8,7 @@
 use crate::error::{Context, KindError};
 use crate::export::PageSource;
 use crate::import::ImportCx;
+use crate::options::Progress;
 use crate::view::ProcessView;
 use ghost_image::record as rec;
 use ghost_image::ImageWriter;
@@ -82,7 +83,12 @@ struct Load {
 }
 
 /// Writes all pages of a source. Returns bytes read and bytes written.
-pub fn write<W: Write + Send>(source: &PageSource, pid: i32, out: &mut ImageWriter<W>) -> Result<(u64, u64), KindError> {
+pub fn write<W: Write>(
+    source: &PageSource,
+    pid: i32,
+    out: &mut ImageWriter<W>,
+    progress: &Progress,
+) -> Result<(u64, u64), KindError> {
     let (to_writer, loads) = mpsc::sync_channel::<Load>(1);
     let (give_back, spare) = mpsc::channel::<Vec<u8>>();
     std::thread::scope(|scope| {
@@ -96,6 +102,7 @@ pub fn write<W: Write + Send>(source: &PageSource, pid: i32, out: &mut ImageWrit
                 failed = Some(KindError::new("writing pages", e));
                 break;
             }
+            progress.add(load.bytes.len() as u64);
             let _ = give_back.send(load.bytes);
         }
         drop(give_back);

@@ -1,0 +1,51 @@
+//! `ghost checkpoint`
+
+use crate::args::{Checkpoint, Cli};
+use crate::fail::Fail;
+use crate::{places, say};
+use ghost::{After, ExportOptions, Progress};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Runs it.
+pub fn run(cli: &Cli, args: &Checkpoint) -> Result<ExitCode, Fail> {
+    let to = places::target(cli, &args.output, &args.target)?;
+    let after = match (args.stop, args.kill) {
+        (true, _) => After::Stop,
+        (_, true) => After::Kill,
+        _ => After::Run,
+    };
+    let progress = Arc::new(Progress::default());
+    let options = ExportOptions {
+        after,
+        accept: args.accept.iter().cloned().collect(),
+        progress: Some(Arc::clone(&progress)),
+        ..ExportOptions::default()
+    };
+    let bar = say::Bar::watch(cli, "checkpoint", &progress);
+    let done = ghost::checkpoint(args.pid, to, &options);
+    drop(bar);
+    let report = done?;
+    say::report(cli, &report);
+    if args.output == "-" {
+        return Ok(ExitCode::SUCCESS); // stdout is the ghost
+    }
+    if cli.json {
+        let mut object = say::json(&report);
+        object["pid"] = args.pid.into();
+        object["url"] = args.output.as_str().into();
+        println!("{object}");
+    } else if !cli.quiet {
+        println!(
+            "pid {} is in {}: {} {}, {}, frozen {}, {} in all",
+            args.pid,
+            args.output,
+            report.processes,
+            if report.processes == 1 { "process" } else { "processes" },
+            say::size(report.ghost_bytes),
+            say::ms(report.frozen()),
+            say::ms(report.total()),
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,90 @@
+//! What the command says: the answer on stdout, the talk on stderr, a bar for long work on a terminal.
+
+use crate::args::Cli;
+use ghost::{Progress, Report};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Milliseconds with one decimal.
+pub fn ms(d: Duration) -> String {
+    format!("{:.1} ms", d.as_secs_f64() * 1e3)
+}
+
+/// Bytes in a unit that fits.
+pub fn size(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
+
+/// The notes and, if asked for, the times of an action, on stderr.
+pub fn report(cli: &Cli, report: &Report) {
+    if !cli.quiet {
+        for note in &report.notes {
+            eprintln!("ghost: note: pid {}, {}: {}", note.pid, note.subject, note.text);
+        }
+    }
+    if cli.timings {
+        for (stage, time) in &report.stages {
+            eprintln!("{stage:>10}  {}", ms(*time));
+        }
+        eprintln!("{:>10}  {}", "total", ms(report.total()));
+    }
+}
+
+/// The same as a JSON object.
+pub fn json(report: &Report) -> serde_json::Value {
+    let stages: serde_json::Map<_, _> =
+        report.stages.iter().map(|(s, t)| ((*s).to_owned(), (t.as_secs_f64() * 1e3).into())).collect();
+    let notes: Vec<_> = report
+        .notes
+        .iter()
+        .map(|n| serde_json::json!({"pid": n.pid, "kind": n.kind, "subject": n.subject, "text": n.text}))
+        .collect();
+    serde_json::json!({"processes": report.processes, "threads": report.threads, "page_bytes": report.page_bytes,
+        "ghost_bytes": report.ghost_bytes, "total_ms": report.total().as_secs_f64() * 1e3,
+        "frozen_ms": report.frozen().as_secs_f64() * 1e3, "stages_ms": stages, "notes": notes})
+}
+
+/// A bar on stderr, once the work has taken more than a second; nothing when stderr is no terminal.
+pub struct Bar {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Bar {
+    /// Begins to watch.
+    pub fn watch(cli: &Cli, what: &'static str, progress: &Arc<Progress>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        if cli.quiet || cli.json || !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+            return Self { stop, thread: None };
+        }
+        let (stopped, progress) = (Arc::clone(&stop), Arc::clone(progress));
+        let thread = std::thread::spawn(move || {
+            let mut bar = None;
+            let began = std::time::Instant::now();
+            while !stopped.load(Ordering::Relaxed) {
+                std::thread::park_timeout(Duration::from_millis(100));
+                if began.elapsed() > Duration::from_secs(1) {
+                    let (done, total) = progress.get();
+                    let bar = bar.get_or_insert_with(|| indicatif::ProgressBar::new(total).with_message(what));
+                    bar.set_length(total.max(done));
+                    bar.set_position(done);
+                }
+            }
+            if let Some(bar) = bar {
+                bar.finish_and_clear();
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
