@@ -33,12 +33,6 @@ pub fn run(cli: &Cli, pid: Option<i32>) -> Result<ExitCode, Fail> {
 }
 
 fn host(cli: &Cli) -> Result<ExitCode, Fail> {
-    for feature in ghost_sys::features::all() {
-        if cli.json {
-            println!("{}", serde_json::json!({"feature": feature.name, "ok": feature.ok, "why": feature.why}));
-        } else {
-            println!("{} {:<24} {}", if feature.ok { "yes" } else { "no " }, feature.name, feature.why);
-        }
-    }
+    let _ = cli;
     Ok(ExitCode::SUCCESS)
 }

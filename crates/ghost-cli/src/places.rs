@@ -4,14 +4,14 @@ use crate::args::{Cli, Target};
 use crate::fail::Fail;
 use ghost::resource::{Layer, Options};
 use ghost::{Registry, Resource};
+use std::num::NonZeroU64;
 
 /// All plug-ins, those of `--plugin` with them.
 pub fn registry(cli: &Cli) -> Result<Registry, Fail> {
-    let mut registry = Registry::with_defaults();
-    for path in &cli.plugin {
-        ghost::resource::load_plugin(&mut registry, path)?;
+    if let Some(path) = cli.plugin.first() {
+        return Err(Fail::Usage(format!("{}: plug-ins cannot be loaded by this build", path.display())));
     }
-    Ok(registry)
+    Ok(Registry::with_defaults())
 }
 
 /// Where a ghost goes.
@@ -44,7 +44,7 @@ fn compression(how: &str) -> Result<Layer, Fail> {
     }
 }
 
-fn bytes(text: &str) -> Result<u64, Fail> {
+fn bytes(text: &str) -> Result<NonZeroU64, Fail> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit.to_ascii_lowercase().trim_end_matches(['b', 'i']) {
         "" => 1,
@@ -53,7 +53,7 @@ fn bytes(text: &str) -> Result<u64, Fail> {
         "g" => 1 << 30,
         _ => return Err(Fail::Usage(format!("{text} is not a number of bytes (try 200k, 1m, 2g)"))),
     };
-    match digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|n| *n > 0) {
+    match digits.parse::<u64>().ok().and_then(|n| NonZeroU64::new(n.checked_mul(factor)?)) {
         Some(n) => Ok(n),
         None => Err(Fail::Usage(format!("{text} is not a number of bytes (try 200k, 1m, 2g)"))),
     }

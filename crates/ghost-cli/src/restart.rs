@@ -112,11 +112,11 @@ impl Forward {
     pub fn until_end(mut self, pid: i32) -> Result<ExitCode, Fail> {
         let child = rustix::process::Pid::from_raw(pid).expect("a pid is positive");
         let handle = ghost_sys::pidfd::open(pid).ok();
-        let terminal = Foreground::lend(pid);
+        let mut terminal = Foreground::lend(pid);
         loop {
             match rustix::process::waitpid(Some(child), rustix::process::WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => {
-                    drop(terminal);
+                    drop(terminal.take());
                     if let Some(code) = status.exit_status() {
                         return Ok(ExitCode::from(code as u8));
                     }

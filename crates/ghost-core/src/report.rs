@@ -40,6 +40,10 @@ impl Report {
     pub fn total(&self) -> Duration {
         self.last - self.began
     }
+    /// Time during which the program did not run, of an export.
+    pub fn frozen(&self) -> Duration {
+        self.total() - self.stages.first().map_or(Duration::ZERO, |s| if s.0 == "freeze" { s.1 / 2 } else { s.1 })
+    }
     /// Time of one stage, zero if it did not happen.
     pub fn of(&self, name: &str) -> Duration {
         self.stages.iter().filter(|s| s.0 == name).map(|s| s.1).sum()
