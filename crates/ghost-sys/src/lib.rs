@@ -11,6 +11,7 @@
 
 pub mod arch;
 pub mod clock;
+pub mod clone3;
 pub mod cpu;
 pub mod errno;
 pub mod fdops;

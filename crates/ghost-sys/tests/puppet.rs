@@ -2,6 +2,8 @@
 //!
 //! The programs are this test binary run again: tests marked `ignore` are the victims and the tracer that is killed.
 
+#![allow(unsafe_code)]
+
 use ghost_sys::Errno;
 use ghost_sys::ptrace::{self, Stopped, Waited};
 use ghost_sys::remote::{Arg, Batch, Executor, Puppet, RemoteError};

@@ -342,6 +342,11 @@ pub fn find_syscall(code: &[u8]) -> Option<usize> {
     code.windows(2).position(|w| w == [0x0f, 0x05])
 }
 
+/// Whether a thread that is at `ip` has just executed the trap at `at`.
+pub fn is_after_trap(r: &Registers, at: u64) -> bool {
+    r.rip == at + 1
+}
+
 /// What the page of a stub holds after its ELF header: `int3` and a jump back to it; a sleep and a jump back to it; *exec*.
 #[derive(Debug)]
 pub struct StubCode {

@@ -3,11 +3,13 @@
 mod batch;
 mod foothold;
 mod memory;
+mod process;
 mod program;
 mod puppet;
 mod stub;
+mod wait;
 
 pub use batch::{Arg, Batch, Call, DataRef, Executor, Outcome, RemoteError, Slot};
 pub use memory::{Memory, RemoteAddr};
 pub use puppet::{Entered, Puppet};
-pub use stub::{Stub, StubLayout, THREAD_ROOM};
+pub use stub::{ForkOptions, Stub, StubLayout, THREAD_ROOM};

@@ -27,11 +27,11 @@
 
 use super::foothold::Foothold;
 use super::program::{self, Program};
+use super::wait::stop_when_done;
 use super::{Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
 use crate::arch;
 use crate::ptrace::{Registers, Stop, Stopped};
 use crate::{Errno, Pid};
-use std::time::{Duration, Instant};
 
 /// How long a thread waits for ghost before it goes home.
 const PATIENCE_SECONDS: u64 = 2;
@@ -304,36 +304,11 @@ impl Entered<'_> {
 
     /// Waits until the program is done, then stops the thread in its sleep.
     fn collect(&mut self, program: &Program) -> Result<(), RemoteError> {
-        const WHAT: &str = "waiting for a batch";
-        let mut pause = Duration::from_micros(20);
-        let begin = Instant::now();
-        loop {
-            // An error is a hint that the thread has ended or gone home; the wait below tells which.
-            if program.is_done(&self.puppet.memory).unwrap_or(true) {
-                break;
-            }
-            if begin.elapsed() < Duration::from_micros(40) {
-                std::hint::spin_loop();
-                continue;
-            }
-            if let Some(stop) = self.thread.wait_again(libc::WNOHANG).map_err(step(WHAT))? {
-                let stop = self.note(stop)?;
-                self.pass(stop)?;
-                continue;
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(2));
-        }
-        self.thread.interrupt().map_err(step(WHAT))?;
-        loop {
-            match self.next_stop(WHAT)? {
-                Stop::Trap | Stop::Group(_) => break,
-                stop => {
-                    self.thread.interrupt().map_err(step(WHAT))?;
-                    self.pass(stop)?;
-                }
-            }
-        }
+        let (thread, memory) = (self.thread, self.puppet.memory.try_clone().map_err(step("waiting for a batch"))?);
+        stop_when_done(program, &memory, thread, |seen| {
+            let stop = self.note(seen)?;
+            self.pass(stop)
+        })?;
         self.check_place()
     }
 

@@ -1,8 +1,25 @@
 //! Batches inside a process that is being built from nothing.
+//!
+//! A stub executes an image of one page (`process`) that lies where the caller wants it, with its room for batches
+//! behind it; nothing else is in its address space but the vDSO and its data. Its batches end in a trap, so waiting is a plain
+//! `waitpid`. Only when the batches have made SIGTRAP blocked or ignored, which a trap would undo, it sleeps at the end and ghost looks.
+//!
+//! Every stub is traced with `PTRACE_O_EXITKILL`: until [`Stub::into_thread`] it lives no longer than ghost, and a stub that is dropped
+//! takes its process with it. Signals that reach it unblocked are thrown away: it is not yet the program that they may be meant for.
+//!
+//! Stubs that share memory (threads, `CLONE_VM`) share its room too, which is no matter as long as each runs alone;
+//! [`Stub::run_all`] divides it. All calls must come from the host thread that made the first stub.
 
-use super::{Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
-use crate::Pid;
-use crate::ptrace::Stopped;
+use super::process::{self, Birth, Guard, Process, StubPlaces};
+use super::program::{self, Program};
+use super::wait::stop_when_done;
+use super::{Arg, Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
+use crate::clone3::CloneArgs;
+use crate::ptrace::{self, Stop, Stopped, Waited};
+use crate::{Errno, Pid, arch};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Room for batches that each further thread of a process needs, in bytes.
 pub const THREAD_ROOM: u64 = 8192;
@@ -26,53 +43,400 @@ impl StubLayout {
     pub fn is_empty(&self) -> bool {
         false
     }
+    fn room(&self) -> u64 {
+        self.base.0 + 4096
+    }
+}
+
+/// What a new process shares and where it begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ForkOptions<'a> {
+    /// Its pids, innermost pid namespace first; empty: any.
+    pub pids: &'a [Pid],
+    /// `CLONE_*` flags (sharing, namespaces, CLONE_PARENT).
+    pub flags: u64,
+    /// The signal that tells its parent of its end; 0: none.
+    pub exit_signal: u32,
+    /// A descriptor of the cgroup directory to start in, as the maker of the process has it.
+    pub cgroup: Option<RawFd>,
 }
 
 /// One thread of a process under construction: it exists only to run batches until its registers are set.
 #[derive(Debug)]
 pub struct Stub {
+    // Dropped first: kills the process before `thread` would let it run.
+    guard: Guard,
     /// The thread, stopped.
     pub thread: Stopped,
     /// The process it belongs to.
     pub pid: Pid,
     memory: Memory,
     layout: StubLayout,
+    places: StubPlaces,
+    /// Same for all that share an address space.
+    mm: Arc<()>,
+    /// Whether SIGTRAP may not be at its default action; same for all that share signal actions.
+    trap_changed: Arc<AtomicBool>,
+}
+
+/// A batch under way.
+struct Started {
+    program: Program,
+    /// It ends in sleep, not in a trap.
+    quiet: bool,
+}
+
+fn step(step: &'static str) -> impl Fn(Errno) -> RemoteError {
+    move |errno| RemoteError::Step { step, errno }
 }
 
 impl Stub {
     /// Makes the first process: clone3 with the given pid (0: any), then a clean address space that holds only the
     /// executor at `layout` and the vDSO/vvar mappings. It inherits no descriptor but `keep` (same numbers); it dies if ghost dies.
-    pub fn spawn(_pid: Pid, _layout: StubLayout, _keep: &[std::os::fd::RawFd]) -> Result<Self, RemoteError> {
-        todo!()
+    pub fn spawn(pid: Pid, layout: StubLayout, keep: &[RawFd]) -> Result<Self, RemoteError> {
+        let pids = [pid];
+        let pids = if pid == 0 { &pids[..0] } else { &pids[..] };
+        Self::spawn_with(
+            layout,
+            keep,
+            &ForkOptions { pids, exit_signal: libc::SIGCHLD as u32, ..ForkOptions::default() },
+        )
     }
+
+    /// The same with namespaces, a cgroup, or pids in nested pid namespaces.
+    ///
+    /// The process starts with default signal actions, no blocked signal and no rseq, robust list or clear_child_tid of its own.
+    /// All else (credentials, limits, working directory, session) is the caller's.
+    pub fn spawn_with(layout: StubLayout, keep: &[RawFd], options: &ForkOptions<'_>) -> Result<Self, RemoteError> {
+        let birth = Birth {
+            pids: options.pids,
+            flags: options.flags,
+            exit_signal: options.exit_signal,
+            cgroup: options.cgroup,
+            keep,
+        };
+        let (thread, process) = process::spawn(layout, &birth)?;
+        let pid = thread.tid();
+        let mut stub = Self {
+            guard: Guard::new(&process, pid),
+            thread,
+            pid,
+            memory: Memory::open(pid).map_err(step("opening the memory of the new process"))?,
+            layout,
+            places: StubPlaces::of(layout),
+            mm: Arc::new(()),
+            trap_changed: Arc::new(AtomicBool::new(false)),
+        };
+        let mut batch = Batch::new();
+        for (start, len) in process::surplus(pid, layout).map_err(step("reading the new process's mappings"))? {
+            batch.call("munmap of what exec made", libc::SYS_munmap, &[start.0.into(), len.into()]);
+        }
+        stub.run(&batch)?;
+        Ok(stub)
+    }
+
     /// Makes a child process of this one by clone3 inside it, with the pid and the clone flags given
     /// (CLONE_VM, CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_PARENT...); it starts as a stub.
-    pub fn fork(&mut self, _pid: Pid, _flags: u64, _exit_signal: u32) -> Result<Self, RemoteError> {
-        todo!()
+    pub fn fork(&mut self, pid: Pid, flags: u64, exit_signal: u32) -> Result<Self, RemoteError> {
+        let pids = [pid];
+        let pids = if pid == 0 { &pids[..0] } else { &pids[..] };
+        self.fork_with(&ForkOptions { pids, flags, exit_signal, cgroup: None })
     }
-    /// Makes threads with these tids and these clear_child_tid addresses; all start as stubs, each with its own part of the room.
-    pub fn spawn_threads(&mut self, _tids: &[(Pid, u64)]) -> Result<Vec<Stub>, RemoteError> {
-        todo!()
+
+    /// The same with namespaces, a cgroup, or pids in nested pid namespaces.
+    pub fn fork_with(&mut self, options: &ForkOptions<'_>) -> Result<Self, RemoteError> {
+        let mut batch = Batch::new();
+        let args = CloneArgs {
+            flags: options.flags,
+            exit_signal: options.exit_signal.into(),
+            cgroup: options.cgroup.unwrap_or(0) as u64,
+            ..CloneArgs::default()
+        };
+        clone_call(&mut batch, &args, options.pids, "clone3");
+        let born = self.run_births(&batch)?;
+        let [tid] = born[..] else { return Err(step("making a child process")(Errno(libc::ECHILD))) };
+        let thread = first_stop(tid)?;
+        let process = Process::new(tid).map_err(step("opening the new process"))?;
+        self.sibling(thread, tid, &process, options.flags)
     }
+
+    /// Makes threads with these tids and these clear_child_tid addresses (0: any, none); all start as stubs.
+    pub fn spawn_threads(&mut self, tids: &[(Pid, u64)]) -> Result<Vec<Stub>, RemoteError> {
+        let flags = (libc::CLONE_VM
+            | libc::CLONE_FS
+            | libc::CLONE_FILES
+            | libc::CLONE_SIGHAND
+            | libc::CLONE_THREAD
+            | libc::CLONE_SYSVSEM) as u64;
+        // A call takes a record, a result, its arguments and its tid: 80 + 8 + 96 + 16 bytes.
+        let at_once = (self.layout.data_len as usize / 256).clamp(1, 1024);
+        let mut stubs = Vec::with_capacity(tids.len());
+        for part in tids.chunks(at_once) {
+            let mut batch = Batch::new();
+            for (tid, clear) in part {
+                let clear_flag = if *clear == 0 { 0 } else { libc::CLONE_CHILD_CLEARTID as u64 };
+                let args = CloneArgs { flags: flags | clear_flag, child_tid: *clear, ..CloneArgs::default() };
+                let pids = if *tid == 0 { &[][..] } else { std::slice::from_ref(tid) };
+                clone_call(&mut batch, &args, pids, &format!("clone3 of thread {tid}"));
+            }
+            let (born, outcome) = self.run_noting(&batch);
+            let process = Arc::clone(self.guard.process());
+            for tid in born {
+                let thread = first_stop(tid)?;
+                stubs.push(self.sibling(thread, self.pid, &process, flags)?);
+            }
+            // Only now, so that the threads made before the error are in `stubs` and go with them.
+            outcome?;
+        }
+        if stubs.len() == tids.len() { Ok(stubs) } else { Err(step("making threads")(Errno(libc::ECHILD))) }
+    }
+
+    fn sibling(&self, thread: Stopped, pid: Pid, process: &Arc<Process>, flags: u64) -> Result<Self, RemoteError> {
+        let has = |flag: i32| flags & flag as u64 != 0;
+        let guard = Guard::new(process, thread.tid());
+        let memory = if pid == self.pid { self.memory.try_clone() } else { Memory::open(pid) };
+        Ok(Self {
+            guard,
+            thread,
+            pid,
+            memory: memory.map_err(step("opening the memory of the new process"))?,
+            layout: self.layout,
+            places: self.places,
+            mm: if has(libc::CLONE_VM) { Arc::clone(&self.mm) } else { Arc::new(()) },
+            trap_changed: if has(libc::CLONE_SIGHAND) {
+                Arc::clone(&self.trap_changed)
+            } else {
+                Arc::new(AtomicBool::new(self.trap_changed.load(Ordering::Relaxed)))
+            },
+        })
+    }
+
     /// Runs one batch in each of several stubs at the same time.
-    pub fn run_all(_work: &mut [(&mut Stub, &Batch)]) -> Vec<Result<Outcome, RemoteError>> {
-        todo!()
+    ///
+    /// Stubs that share an address space share its room: when it is too small for all their batches, they run in turns.
+    pub fn run_all(work: &mut [(&mut Stub, &Batch)]) -> Vec<Result<Outcome, RemoteError>> {
+        let mut results: Vec<Option<Result<Outcome, RemoteError>>> = work.iter().map(|_| None).collect();
+        let mut next = 0;
+        while next < work.len() {
+            let first = next;
+            let mut used: Vec<(*const (), u64)> = Vec::new();
+            let mut started = Vec::new();
+            while let Some((stub, batch)) = work.get_mut(next) {
+                let mm = Arc::as_ptr(&stub.mm);
+                let place = match used.iter().position(|u| u.0 == mm) {
+                    Some(i) => i,
+                    None => {
+                        used.push((mm, 0));
+                        used.len() - 1
+                    }
+                };
+                let size = (program::size(batch) as u64).next_multiple_of(64);
+                if used[place].1 > 0 && used[place].1 + size > stub.layout.data_len {
+                    break;
+                }
+                started.push(stub.start(batch, used[place].1));
+                used[place].1 += size;
+                next += 1;
+            }
+            for (i, run) in started.into_iter().enumerate() {
+                let (stub, batch) = &mut work[first + i];
+                results[first + i] = Some(run.and_then(|run| stub.finish(&run, batch, None)));
+            }
+        }
+        results.into_iter().map(|r| r.expect("every stub had its turn")).collect()
     }
+
     /// Makes one last call by a `syscall` instruction at `at` (in the process's own vDSO), for unmapping the executor itself.
-    pub fn call_at(&mut self, _at: RemoteAddr, _nr: i64, _args: [u64; 6]) -> Result<i64, RemoteError> {
-        todo!()
+    pub fn call_at(&mut self, at: RemoteAddr, nr: i64, args: [u64; 6]) -> Result<i64, RemoteError> {
+        const WHAT: &str = "making a call outside the executor";
+        let regs = self.thread.registers().map_err(step(WHAT))?;
+        self.thread.set_registers(&arch::call_registers(&regs, at.0, nr, args)).map_err(step(WHAT))?;
+        for _ in 0..2 {
+            self.thread.run_to_syscall(0).map_err(step(WHAT))?;
+            while self.next_stop(WHAT)? != Stop::Syscall {
+                self.thread.run_to_syscall(0).map_err(step(WHAT))?;
+            }
+        }
+        Ok(arch::return_value(&self.thread.registers().map_err(step(WHAT))?))
     }
+
+    /// A `syscall` instruction in the process's vDSO, for [`Stub::call_at`].
+    pub fn find_syscall_instruction(&self) -> Result<Option<RemoteAddr>, RemoteError> {
+        const WHAT: &str = "looking for a system call instruction in the vDSO";
+        let Some((start, len)) = process::vdso(self.pid).map_err(step(WHAT))? else { return Ok(None) };
+        let mut code = vec![0; len as usize];
+        self.memory.read(start, &mut code).map_err(step(WHAT))?;
+        Ok(arch::find_syscall(&code).map(|i| start.plus(i as u64)))
+    }
+
+    /// Gives the thread out of hand, stopped in the kernel's signal path: set its registers and mask, then detach it.
+    ///
+    /// From here on it outlives ghost unless the caller keeps `PTRACE_O_EXITKILL` (which is on until changed or detached).
+    pub fn into_thread(mut self) -> Result<Stopped, RemoteError> {
+        self.thread.swallow();
+        if let Err(status) = self.thread.settle().map_err(step("releasing a thread"))? {
+            self.guard.disarm();
+            return Err(RemoteError::Died(status));
+        }
+        self.guard.disarm();
+        let Self { thread, .. } = self;
+        Ok(thread)
+    }
+
     /// Where the executor lies.
     pub fn layout(&self) -> StubLayout {
         self.layout
     }
+
+    /// Whether the batch must not end in a trap: the trap would force SIGTRAP to its default action and unblock it.
+    fn is_quiet(&self, batch: &Batch) -> Result<bool, RemoteError> {
+        let calls = || batch.calls.iter().chain(&batch.epilogue);
+        if calls().any(|c| c.nr == libc::SYS_rt_sigaction && !is_other_signal(c.args[0])) {
+            self.trap_changed.store(true, Ordering::Relaxed);
+        }
+        let masks = calls().any(|c| c.nr == libc::SYS_rt_sigprocmask);
+        if masks || self.trap_changed.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let mask = self.thread.signal_mask().map_err(step("reading the signal mask"))?;
+        Ok(mask & 1 << (libc::SIGTRAP - 1) != 0)
+    }
+
+    /// Starts a batch, `skip` bytes into the room.
+    fn start(&mut self, batch: &Batch, skip: u64) -> Result<Started, RemoteError> {
+        const WHAT: &str = "starting a batch";
+        if skip + program::size(batch) as u64 > self.layout.data_len {
+            return Err(step("fitting a batch into the stub's room")(Errno(libc::ENOSPC)));
+        }
+        let quiet = self.is_quiet(batch)?;
+        let base = self.layout.room() + skip;
+        let program = Program::new(batch, base);
+        program.write(&self.memory).map_err(step("writing a batch"))?;
+        let entry = arch::Entry {
+            exec: self.places.exec,
+            record: program.first_record(),
+            results: program.first_result(),
+            end: if quiet { self.places.sleep } else { self.places.trap },
+            scratch: (base, 0),
+        };
+        let regs = self.thread.registers().map_err(step(WHAT))?;
+        self.thread.set_registers(&arch::exec_registers(&regs, &entry)).map_err(step(WHAT))?;
+        self.thread.swallow();
+        self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))?;
+        Ok(Started { program, quiet })
+    }
+
+    /// Waits for the end of a batch. Children that it makes are put into `born`, or let go to make their own calls.
+    fn finish(
+        &mut self,
+        started: &Started,
+        batch: &Batch,
+        mut born: Option<&mut Vec<Pid>>,
+    ) -> Result<Outcome, RemoteError> {
+        const WHAT: &str = "waiting for a batch";
+        if started.quiet {
+            let (thread, guard) = (&self.thread, &mut self.guard);
+            stop_when_done(&started.program, &self.memory, thread, |seen| match seen {
+                Ok(stop) => pass(thread, stop, &mut born),
+                Err(status) => {
+                    guard.disarm();
+                    Err(RemoteError::Died(status))
+                }
+            })?;
+        } else {
+            loop {
+                let stop = self.next_stop(WHAT)?;
+                if stop == Stop::Signal(libc::SIGTRAP) {
+                    let regs = self.thread.registers().map_err(step(WHAT))?;
+                    if arch::is_after_trap(&regs, self.places.trap) {
+                        break;
+                    }
+                }
+                pass(&self.thread, stop, &mut born)?;
+            }
+            self.thread.swallow();
+        }
+        started.program.outcome(batch, &self.memory)
+    }
+
+    fn next_stop(&mut self, what: &'static str) -> Result<Stop, RemoteError> {
+        match self.thread.wait_again(0).map_err(step(what))?.expect("a wait that blocks") {
+            Ok(stop) => Ok(stop),
+            Err(status) => {
+                self.guard.disarm();
+                Err(RemoteError::Died(status))
+            }
+        }
+    }
+
+    /// Runs a batch and returns the tids of the children that it made, with what came of it.
+    fn run_noting(&mut self, batch: &Batch) -> (Vec<Pid>, Result<Outcome, RemoteError>) {
+        let mut born = Vec::new();
+        let outcome = self.start(batch, 0).and_then(|started| self.finish(&started, batch, Some(&mut born)));
+        (born, outcome)
+    }
+
+    fn run_births(&mut self, batch: &Batch) -> Result<Vec<Pid>, RemoteError> {
+        let (born, outcome) = self.run_noting(batch);
+        outcome.map(|_| born)
+    }
 }
 
 impl Executor for Stub {
-    fn run(&mut self, _batch: &Batch) -> Result<Outcome, RemoteError> {
-        todo!()
+    fn run(&mut self, batch: &Batch) -> Result<Outcome, RemoteError> {
+        let started = self.start(batch, 0)?;
+        self.finish(&started, batch, None)
     }
     fn memory(&self) -> &Memory {
         &self.memory
     }
+}
+
+fn is_other_signal(arg: Arg) -> bool {
+    matches!(arg, Arg::Value(v) if v as i32 != libc::SIGTRAP)
+}
+
+fn clone_call(batch: &mut Batch, args: &CloneArgs, pids: &[Pid], label: &str) {
+    let mut args = *args;
+    args.set_tid_size = pids.len() as u64;
+    let wanted: Vec<u8> = pids.iter().flat_map(|p| p.to_ne_bytes()).collect();
+    let wanted = batch.data(&wanted);
+    let room = batch.data(&args.bytes());
+    if !pids.is_empty() {
+        batch.point(room.at(std::mem::offset_of!(CloneArgs, set_tid) as u32), wanted);
+    }
+    batch.call(label, libc::SYS_clone3, &[room.into(), size_of::<CloneArgs>().into()]);
+}
+
+/// Waits for the first stop of a thread that ptrace attached by itself.
+fn first_stop(tid: Pid) -> Result<Stopped, RemoteError> {
+    let fail = step("waiting for a new thread");
+    match ptrace::adopt(tid).settle().map_err(fail)? {
+        Waited::Stopped(thread, _) => Ok(thread),
+        Waited::Gone(status) => Err(RemoteError::Died(status)),
+    }
+}
+
+/// Lets the thread run on after a stop that is not the end of its batch. Signals are thrown away.
+fn pass(thread: &Stopped, stop: Stop, born: &mut Option<&mut Vec<Pid>>) -> Result<(), RemoteError> {
+    if let Stop::Event(libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK, tid) = stop {
+        match born {
+            Some(born) => born.push(tid as Pid),
+            // A child with calls of its own (`Batch::fork_call`): it is not ours to hold.
+            None => match first_stop(tid as Pid) {
+                Ok(child) => child.detach().map_err(step("letting a child go"))?,
+                Err(RemoteError::Died(_)) => {}
+                Err(e) => return Err(e),
+            },
+        }
+    }
+    if let Stop::Signal(signal) = stop {
+        let made_by_kernel = thread.siginfo().is_ok_and(|i| i32::from_ne_bytes([i[8], i[9], i[10], i[11]]) > 0);
+        if made_by_kernel && [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGSYS].contains(&signal) {
+            thread.swallow();
+            return Err(step("running a batch, which a fault or a seccomp filter ended")(Errno(libc::EFAULT)));
+        }
+    }
+    thread.swallow();
+    thread.run(libc::PTRACE_CONT).map_err(step("running a batch"))
 }

@@ -1,0 +1,41 @@
+//! Waiting for a batch without any signal: by looking at its done word.
+
+use super::program::Program;
+use super::{Memory, RemoteError};
+use crate::ptrace::{Stop, Stopped};
+use std::time::{Duration, Instant};
+
+/// What a wait found: a stop, or the wait status of the end.
+pub(super) type Seen = Result<Stop, i32>;
+
+/// Waits until the program is done, then stops the thread in the sleep that follows it ([`Stop::Trap`] or [`Stop::Group`]).
+///
+/// `pass` sees every other stop and lets the thread run on. At the first error it ends, with the thread stopped or gone.
+pub(super) fn stop_when_done(
+    program: &Program,
+    memory: &Memory,
+    thread: &Stopped,
+    mut pass: impl FnMut(Seen) -> Result<(), RemoteError>,
+) -> Result<(), RemoteError> {
+    let fail = |errno| RemoteError::Step { step: "waiting for a batch", errno };
+    let mut pause = Duration::from_micros(20);
+    let begin = Instant::now();
+    // An error of the look is a hint that the thread has ended or gone; the wait below tells which.
+    while !program.is_done(memory).unwrap_or(true) {
+        if begin.elapsed() < Duration::from_micros(40) {
+            std::hint::spin_loop();
+        } else if let Some(seen) = thread.wait_again(libc::WNOHANG).map_err(fail)? {
+            pass(seen)?;
+        } else {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(2));
+        }
+    }
+    loop {
+        thread.interrupt().map_err(fail)?;
+        match thread.wait_again(0).map_err(fail)?.expect("a wait that blocks") {
+            Ok(Stop::Trap | Stop::Group(_)) => return Ok(()),
+            seen => pass(seen)?,
+        }
+    }
+}
