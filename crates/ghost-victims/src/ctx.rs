@@ -127,7 +127,9 @@ impl Ctx {
     pub fn pause(&self) {
         match &self.role {
             Role::Thread(team) => sleep_ms(2 + team.size as i64 / 5),
-            _ => sleep_ms(2),
+            // Children look less often: there may be a hundred.
+            Role::Child => sleep_ms(8),
+            Role::Root => sleep_ms(2),
         }
     }
 

@@ -54,6 +54,21 @@ pub fn tree(pid: u32) -> Vec<u32> {
     all
 }
 
+/// The children of this process as the kernel lists them now, oldest first.
+pub fn children() -> Vec<i32> {
+    let mut all = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        all.extend(text.split_whitespace().filter_map(|c| c.parse::<i32>().ok()));
+    }
+    all
+}
+
+/// The state letter of a process.
+pub fn state(pid: i32) -> String {
+    stat(pid as u32, 3)
+}
+
 /// One entry of `/proc/self/smaps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vma {

@@ -1,5 +1,9 @@
-//! Victims of the area `thread`.
+//! Threads, and what each has of its own: numbers, names, masks, rights, registers.
 use crate::Victim;
 
+mod each;
+mod number;
+mod registers;
+
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[];
+pub const TABLES: &[&[Victim]] = &[number::VICTIMS, each::VICTIMS, registers::VICTIMS];

@@ -1,5 +1,10 @@
-//! Victims of the area `tree`.
+//! Trees of processes: parents and children, sessions and groups, the dead, and what clones share.
 use crate::Victim;
 
+mod family;
+mod groups;
+mod sharing;
+mod zombies;
+
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[];
+pub const TABLES: &[&[Victim]] = &[family::VICTIMS, groups::VICTIMS, zombies::VICTIMS, sharing::VICTIMS];

@@ -1,0 +1,222 @@
+//! Parents and children: few, deep, wide; orphans; stopped ones; children waited for later.
+use crate::{Ctx, Flag, Victim, call, flagged, must, proc, victim};
+
+pub(super) const VICTIMS: &[Victim] = &[
+    victim("children", |v| {
+        for i in 0..3u64 {
+            v.spawn(move |child| {
+                let own = i * 1111;
+                name(&format!("child-{i}"));
+                child.wait();
+                child.eq("a value of its own", i * 1111, own);
+                child.eq("its name", format!("child-{i}"), my_name());
+                child.check("its parent is not init", call!(getppid()) > 1);
+            });
+        }
+        v.wait();
+        let names: Vec<String> =
+            proc::children().iter().map(|p| proc::read(&format!("/proc/{p}/comm")).trim().to_owned()).collect();
+        v.check("the children are still listed in order of birth, or gone", names.is_sorted());
+    }),
+    victim("deep", |v| {
+        name("depth-0");
+        deeper(v, 1);
+        v.wait();
+    }),
+    flagged("wide", &[Flag::Seconds(120)], |v| {
+        name("root-of-wide");
+        for i in 0..100u32 {
+            v.spawn(move |child| {
+                let secret = i ^ 0x5555;
+                child.wait();
+                child.eq("a value of its own", i ^ 0x5555, secret);
+                child.eq("its parent's name", "root-of-wide", parents_name().as_str());
+            });
+        }
+        v.wait();
+    }),
+    victim("bushy", |v| {
+        // Three children with three children each with three children each.
+        fn grow(v: &mut Ctx, level: usize) {
+            if level < 3 {
+                for i in 0..3 {
+                    v.spawn(move |c| {
+                        name(&format!("leaf-{level}-{i}"));
+                        grow(c, level + 1);
+                        c.wait();
+                        c.eq("its name", format!("leaf-{level}-{i}"), my_name());
+                    });
+                }
+            }
+        }
+        grow(v, 0);
+        v.wait();
+    }),
+    victim("wait-later", |v| {
+        v.spawn(|child| {
+            child.wait();
+            call!(_exit(33));
+        });
+        v.wait();
+        let mut status = 0;
+        let pid = must!(waitpid(-1, &mut status, 0));
+        v.eq("the child's status", 33 << 8, status);
+        v.joined(pid, 0);
+        v.eq("no child is left", -1, call!(waitpid(-1, &mut status, 0)));
+    }),
+    victim("orphans", |v| {
+        must!(prctl(libc::PR_SET_CHILD_SUBREAPER, 1));
+        name("reaper");
+        let middle = must!(fork());
+        if middle == 0 {
+            for i in 0..3 {
+                let child = must!(fork());
+                if child == 0 {
+                    v.be_child(|orphan| {
+                        orphan.until("the reaper is the parent", || parents_name() == "reaper");
+                        orphan.wait();
+                        orphan.eq(&format!("orphan {i}: its parent's name"), "reaper", parents_name().as_str());
+                    });
+                }
+                while !std::path::Path::new(&v.path(&format!("born.{i}"))).exists() {
+                    std::fs::write(v.path(&format!("born.{i}")), "").unwrap();
+                }
+            }
+            call!(_exit(0));
+        }
+        let mut status = 0;
+        must!(waitpid(middle, &mut status, 0));
+        let orphans = proc::children();
+        v.need("three orphans", orphans.len() == 3);
+        for pid in orphans {
+            v.adopt(pid);
+        }
+        v.wait();
+    }),
+    flagged("stopped-unreported", &[Flag::NoStop], |v| {
+        stopped_child(v);
+        v.wait();
+        let mut info = zero();
+        must!(waitid(libc::P_ALL, 0, &mut info, libc::WSTOPPED | libc::WNOHANG));
+        // SAFETY: waitid filled it, or it is zero.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        v.eq("the code of the stop's report", libc::CLD_STOPPED, info.si_code);
+        v.eq("the signal that stopped it", libc::SIGTSTP, status);
+        v.check("a pid in the report", pid > 0);
+        go_on(v);
+    }),
+    flagged("stopped-reported", &[Flag::NoStop], |v| {
+        let child = stopped_child(v);
+        let mut status = 0;
+        must!(waitpid(child, &mut status, libc::WUNTRACED));
+        v.need("it was reported as stopped", libc::WIFSTOPPED(status));
+        v.wait();
+        let again = call!(waitpid(-1, &mut status, libc::WUNTRACED | libc::WNOHANG));
+        v.eq("a second report of the same stop", 0, again);
+        go_on(v);
+    }),
+    flagged("stopped-threads", &[Flag::NoStop], |v| {
+        // All threads of a stopped process stay stopped.
+        v.spawn(|child| {
+            let threads = child.team(3, |_, t| t.wait());
+            child.ready();
+            must!(kill(call!(getpid()), libc::SIGSTOP));
+            child.await_go();
+            child.gather(threads);
+        });
+        let child = proc::children()[0];
+        v.until("it is stopped", || proc::state(child) == "T");
+        v.wait();
+        go_on(v);
+    }),
+    flagged("continued-unreported", &[Flag::NoStop], |v| {
+        let child = stopped_child(v);
+        let mut status = 0;
+        must!(waitpid(child, &mut status, libc::WUNTRACED));
+        must!(kill(child, libc::SIGCONT));
+        v.until("it runs again", || proc::state(child) != "T");
+        v.wait();
+        let mut info = zero();
+        must!(waitid(libc::P_ALL, 0, &mut info, libc::WCONTINUED | libc::WNOHANG));
+        v.eq("the code of the report", libc::CLD_CONTINUED, info.si_code);
+    }),
+    flagged("vfork", &[Flag::Refuse("vfork")], |v| {
+        // A parent inside vfork(2) cannot be stopped before its child is done.
+        let dir = v.dir().to_owned();
+        v.spawn(move |middle| {
+            middle.ready();
+            let go = crate::sys::c(&format!("{dir}/go"));
+            // SAFETY: the child touches only what lies above, calls only the kernel, and leaves by _exit.
+            #[allow(deprecated)]
+            let pid = unsafe { libc::vfork() };
+            if pid == 0 {
+                let t = crate::sys::ms(5);
+                while call!(access(go.as_ptr(), libc::F_OK)) != 0 {
+                    call!(nanosleep(&t, std::ptr::null_mut()));
+                }
+                call!(_exit(5));
+            }
+            let mut status = 0;
+            must!(waitpid(pid, &mut status, 0));
+            middle.eq("the status of vfork's child", 5 << 8, status);
+            middle.await_go();
+        });
+        let child = proc::children()[0];
+        v.until("the child is in vfork", || {
+            proc::state(child) == "D" || proc::read(&format!("/proc/{child}/wchan")).contains("fork")
+        });
+        v.wait();
+    }),
+];
+
+fn deeper(v: &mut Ctx, depth: u32) {
+    v.spawn(move |child| {
+        name(&format!("depth-{depth}"));
+        if depth < 10 {
+            deeper(child, depth + 1);
+        }
+        child.wait();
+        child.eq("its parent's name", format!("depth-{}", depth - 1), parents_name());
+        child.eq("its children", usize::from(depth < 10), proc::children().len());
+    });
+}
+
+fn stopped_child(v: &mut Ctx) -> i32 {
+    let pid = v.spawn(|child| {
+        // In a group of its own: SIGTSTP does not stop an orphaned one.
+        must!(setpgid(0, 0));
+        child.ready();
+        must!(kill(call!(getpid()), libc::SIGTSTP));
+        child.await_go();
+    });
+    v.until("the child is stopped", || proc::state(pid) == "T");
+    pid
+}
+
+/// The one child must be stopped still; continues it.
+fn go_on(v: &mut Ctx) {
+    let child = proc::children().first().copied().unwrap_or(0);
+    v.eq("the child's state", "T", proc::state(child).as_str());
+    crate::sys::sleep_ms(30);
+    v.eq("the child's state a little later", "T", proc::state(child).as_str());
+    must!(kill(child, libc::SIGCONT));
+}
+
+fn zero() -> libc::siginfo_t {
+    // SAFETY: a plain C structure.
+    unsafe { crate::sys::zeroed() }
+}
+
+/// Names this thread.
+pub(super) fn name(text: &str) {
+    let text = crate::sys::c(text);
+    must!(prctl(libc::PR_SET_NAME, text.as_ptr()));
+}
+
+fn my_name() -> String {
+    proc::read("/proc/self/comm").trim_end().to_owned()
+}
+
+fn parents_name() -> String {
+    proc::read(&format!("/proc/{}/comm", call!(getppid()))).trim_end().to_owned()
+}
