@@ -168,7 +168,7 @@ impl Header {
         }
         fill(source, &mut bytes[8..], 8)?;
         let len = u32_at(&bytes, 12);
-        if len < FIXED as u32 + 8 || len > MAX_HEADER || len % 8 != 0 {
+        if len < FIXED as u32 + 8 || len > MAX_HEADER || !len.is_multiple_of(8) {
             return Err(Error::Corrupt { place: at(12), flaw: Flaw::HeaderLength(len) });
         }
         bytes.resize(len as usize, 0);

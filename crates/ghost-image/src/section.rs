@@ -22,6 +22,10 @@ const IGNORABLE_FLAGS: u32 = 0xffff;
 macro_rules! tags {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal;)*) => {
         /// What a section holds. Numbers and names are for ever; new ones are added.
+        ///
+        /// A new kind of record takes a line in the table of `section.rs`, one in [`crate::Record::check`], and
+        /// one in `docs/format.md`. Numbers from 65536 on are never given here: they are for the private
+        /// sections of others ([`crate::ImageWriter::foreign`]).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Tag { $($(#[$doc])* $variant = $number,)* }
@@ -102,7 +106,7 @@ impl Name {
     pub fn new(text: &str) -> Option<Name> {
         let mut bytes = [0; 16];
         bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
-        Name::from_bytes(bytes)
+        Name::from_bytes(bytes).filter(|_| !text.contains('\0'))
     }
 
     fn from_bytes(bytes: [u8; 16]) -> Option<Name> {
@@ -262,4 +266,45 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tag_is_in_the_documentation() {
+        let page = include_str!("../../../docs/format.md");
+        for tag in Tag::ALL {
+            let row = format!("| {} | `{tag}` | ", tag.number());
+            assert!(page.contains(&row), "docs/format.md has no row {row:?}");
+            assert!(tag.number() < 65536 && Name::new(tag.name()) == Some(Name::from(*tag)));
+        }
+    }
+
+    #[test]
+    fn a_frame_comes_back_from_its_bytes() {
+        let frame = Frame {
+            word: Tag::Pages.number() | REQUIRED,
+            flags: 3,
+            name: Tag::Pages.into(),
+            message_len: 17,
+            padding_len: padding(1000, 17, 8192, 4096),
+            data_len: 8192,
+            message_checksum: 0x0123_4567_89ab_cdef,
+        };
+        assert_eq!(frame.padding_len, 4096 - 1000 - 56 - 17);
+        assert_eq!(Frame::parse(&frame.encode(), 1000, 4096).unwrap(), frame);
+        assert_eq!(frame.total_len(), 4096 - 1000 + 8192 + 8);
+    }
+
+    #[test]
+    fn names_are_plain() {
+        for name in ["a", "fd-table", "x.y_z-0123456789", "exactly-16-bytes"] {
+            assert_eq!(Name::new(name).map(|name| name.to_string()).as_deref(), Some(name));
+        }
+        for name in ["", "A", "two words", "seventeen-letters", "\u{e9}t\u{e9}", "nul\0"] {
+            assert_eq!(Name::new(name), None, "{name:?}");
+        }
+    }
 }

@@ -3,8 +3,11 @@
 
 mod common;
 
+use std::io::{Cursor, Read};
+
 use common::{indexed, slice, small_ghost, stream};
-use ghost_image::{Error, Flaw, verify};
+use ghost_image::record::Host;
+use ghost_image::{Error, Flaw, ImageReader, Index, Section, SliceReader, Tag, verify};
 
 #[test]
 fn the_small_ghost_is_sound() {
@@ -72,7 +75,7 @@ fn bytes_behind_the_commit_mark_are_refused() {
 #[test]
 fn missing_and_exchanged_sections_are_refused() {
     let ghost = small_ghost();
-    let index = ghost_image::Index::read_from(&mut std::io::Cursor::new(&ghost)).unwrap();
+    let index = Index::read_from(&mut Cursor::new(&ghost)).unwrap();
     let starts: Vec<usize> = index.entries.iter().map(|entry| entry.offset as usize).collect();
     let (host, process, foreign) = (starts[0], starts[1], starts[2]);
     let without = [&ghost[..host], &ghost[process..]].concat();
@@ -82,4 +85,63 @@ fn missing_and_exchanged_sections_are_refused() {
             assert!(matches!(result, Err(Error::Corrupt { .. })), "{result:?}");
         }
     }
+}
+
+/// The small ghost with its last byte of page data changed: 8 bytes of checksum lie between it and the index.
+fn with_damaged_data() -> Vec<u8> {
+    let mut ghost = small_ghost();
+    let index = Index::read_from(&mut Cursor::new(&ghost)).unwrap();
+    let at = index.commit.index_offset as usize - 9;
+    ghost[at] ^= 0x10;
+    ghost
+}
+
+#[test]
+fn a_deferred_check_is_still_a_check() {
+    let ghost = with_damaged_data();
+    let mut reader = SliceReader::open(&ghost).unwrap().defer_data_checks();
+    let mut outcomes = Vec::new();
+    while let Some(section) = reader.next().unwrap() {
+        if let Section::Pages(pages) = section {
+            outcomes.push(pages.data.check().map_err(|error| error.to_string()));
+        }
+    }
+    let [Ok(()), Err(error)] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert!(error.contains("'pages'") && error.contains("the data's checksum does not match"), "{error}");
+}
+
+/// All bytes but the last of damaged data may be had; the last never is, and nothing after it.
+#[test]
+fn damaged_data_is_never_handed_out_whole() {
+    let ghost = with_damaged_data();
+    let mut reader = ImageReader::open(&ghost[..]).unwrap();
+    loop {
+        match reader.next().unwrap() {
+            Some(Section::Pages(mut pages)) if !pages.data.is_empty() => {
+                let len = pages.data.len() as usize;
+                pages.data.read_exact(&mut vec![0; len - 1]).unwrap();
+                let error = pages.data.read(&mut [0; 10]).unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+                break;
+            }
+            Some(_) => {}
+            None => panic!("the ghost has pages"),
+        }
+    }
+    assert!(matches!(reader.next(), Err(Error::Corrupt { flaw: Flaw::Broken, .. })));
+}
+
+#[test]
+fn the_index_finds_damage_where_it_reads() {
+    let ghost = with_damaged_data();
+    let mut source = Cursor::new(&ghost);
+    let index = Index::read_from(&mut source).unwrap();
+    let entry = *index.of(Tag::Pages).last().unwrap();
+    assert_eq!(entry.data_offset() % 4096, 0);
+    assert_eq!(index.page_head(&mut source, &entry).unwrap().runs.len(), 3);
+    let mut data = vec![0; entry.data_len as usize];
+    let error = index.data(&mut source, &entry, &mut data).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { flaw: Flaw::DataChecksum, .. }), "{error}");
+    let host: Host = index.record(&mut source, index.of(Tag::Host).next().unwrap()).unwrap();
+    assert_eq!(host.root_pid, 7);
 }
