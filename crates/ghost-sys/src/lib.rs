@@ -22,9 +22,12 @@ pub mod pagemap;
 pub mod pidfd;
 pub mod prctl_mm;
 pub mod proc;
+pub mod process;
 pub mod ptrace;
 pub mod remote;
+pub mod sched;
 pub mod scm;
+pub mod signal;
 
 pub use errno::Errno;
 /// The result of a system call.

@@ -28,10 +28,9 @@ const PTRACE_GETSIGMASK: u32 = 0x420a;
 const PTRACE_SETSIGMASK: u32 = 0x420b;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 const PTRACE_EVENT_STOP: i32 = 128;
-/// `NT_PRSTATUS`: general registers.
 /// PTRACE_O_SUSPEND_SECCOMP (Linux 4.3): seccomp does not judge the thread's calls while it is traced; needs CAP_SYS_ADMIN.
 pub const SUSPEND_SECCOMP: i32 = 1 << 21;
-/// NT_PRSTATUS
+/// `NT_PRSTATUS`: general registers.
 pub const NT_PRSTATUS: u32 = 1;
 /// `NT_X86_XSTATE`: FPU and vector state in the layout of XSAVE.
 pub const NT_X86_XSTATE: u32 = 0x202;
