@@ -114,6 +114,9 @@ pub struct Checkpoint {
     /// End it, as by SIGKILL.
     #[arg(long, group = "after")]
     pub kill: bool,
+    /// Leave this description behind (`pipe:[123]`, `fd:5`); at the restart another takes its place by --inherit-fd.
+    #[arg(long, value_name = "NAME")]
+    pub external: Vec<String>,
     /// Accept the loss of this kind of object; the ghost notes it.
     #[arg(long, value_name = "KIND")]
     pub accept: Vec<String>,

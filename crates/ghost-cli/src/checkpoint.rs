@@ -19,6 +19,7 @@ pub fn run(cli: &Cli, args: &Checkpoint) -> Result<ExitCode, Fail> {
     let options = ExportOptions {
         after,
         accept: args.accept.iter().cloned().collect(),
+        external: args.external.clone(),
         progress: Some(Arc::clone(&progress)),
         ..ExportOptions::default()
     };

@@ -11,6 +11,7 @@ mod migrate;
 mod places;
 mod restart;
 mod say;
+mod stdio;
 
 use clap::{CommandFactory, Parser};
 use fail::Fail;

@@ -2,16 +2,20 @@
 
 use crate::args::{Cli, Making, PidChoice, Restart};
 use crate::fail::Fail;
-use crate::{places, say};
+use crate::{places, say, stdio};
 use ghost::{ImportOptions, Pids, Progress, Restored};
 use signal_hook::consts as sig;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Runs it.
 pub fn run(cli: &Cli, args: &Restart) -> Result<ExitCode, Fail> {
-    let from = places::source(cli, &args.url)?;
+    let taken = if args.url == "-" { Some(stdio::take_stdin()?) } else { None };
+    let from = match &taken {
+        Some(file) => places::source(cli, &format!("fd:{}", file.as_raw_fd()))?,
+        None => places::source(cli, &args.url)?,
+    };
     let mut options = options(&args.making)?;
     options.replace = args.replace;
     let progress = Arc::new(Progress::default());

@@ -61,5 +61,6 @@ pub fn names() -> Vec<String> {
     all.push("import.pages".into());
     all.extend(kinds("finish.kind"));
     all.push("import.prepared".into());
+    all.push("migrate.prepared".into());
     all
 }

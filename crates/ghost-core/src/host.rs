@@ -13,6 +13,12 @@ pub fn header() -> ghost_image::Header {
 /// What a ghost says of the host that it leaves.
 pub fn record(view: &TreeView) -> rec::Host {
     let root = view.processes.first();
+    let comm = root.map(crate::view::ProcessView::comm).unwrap_or_default();
+    rec::Host { root_comm: comm, ..record_of_host(root.map_or(0, |p| p.pid)) }
+}
+
+/// The same before anything has been looked at.
+pub fn record_of_host(root_pid: ghost_sys::Pid) -> rec::Host {
     let uname = rustix::system::uname();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     rec::Host {
@@ -25,8 +31,8 @@ pub fn record(view: &TreeView) -> rec::Host {
         monotonic_ns: ghost_sys::clock::monotonic_ns(),
         boottime_ns: ghost_sys::clock::boottime_ns(),
         ghost_version: env!("CARGO_PKG_VERSION").to_owned(),
-        root_pid: root.map_or(0, |p| p.pid),
-        root_comm: root.map(crate::view::ProcessView::comm).unwrap_or_default(),
+        root_pid,
+        root_comm: String::new(),
         notes: Vec::new(),
         xstate_size: 0,
         cgroup: String::new(),

@@ -310,3 +310,8 @@ fn layout(model: &Model) -> Result<StubLayout, KindError> {
     }
     Ok(StubLayout { base: RemoteAddr(base), data_len: data_len.next_multiple_of(4096) })
 }
+
+/// Whether a process, a thread or a zombie has this pid here.
+pub fn pid_in_use(pid: Pid) -> bool {
+    pid > 0 && std::path::Path::new(&format!("/proc/{pid}")).exists()
+}

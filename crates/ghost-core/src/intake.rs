@@ -3,7 +3,7 @@
 use crate::error::{Cause, KindError};
 use crate::model::Model;
 use ghost_image::record as rec;
-use ghost_image::{Header, ImageReader, Section, SliceReader};
+use ghost_image::{Header, ImageReader, ImageWriter, Section, SliceReader};
 use std::collections::VecDeque;
 use std::io::Read;
 
@@ -107,6 +107,20 @@ impl<'g> Intake<'g> {
                 },
             }
         }
+        Ok(())
+    }
+
+    /// Reads the rest of a stream and keeps the whole ghost, byte for byte as it is defined, in `into`.
+    ///
+    /// The ghost is written anew from its sections: the copy is as good as the original and is checked like one.
+    pub fn keep(&mut self, into: &mut Vec<u8>) -> Result<(), KindError> {
+        let mut header = self.header().clone();
+        header.parent = None;
+        let model = self.records()?;
+        let mut out = ImageWriter::new(into, &header).map_err(reading)?;
+        model.write(&mut out).map_err(reading)?;
+        self.pages(|head, bytes| out.pages(head, &[bytes]).map(drop).map_err(reading))?;
+        out.finish().map_err(reading)?;
         Ok(())
     }
 

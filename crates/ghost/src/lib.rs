@@ -36,6 +36,7 @@ pub use ghost_image as image;
 pub use ghost_resource as resource;
 pub use ghost_resource::{Buffer, ClassId, Disk, Memory, Pipe, Registry, Resource, Tcp};
 pub use handle::{Ghost, export_process, import_process};
+pub use migrate::{migrate, receive};
 
 /// A process id in the caller's pid namespace.
 pub type Pid = i32;

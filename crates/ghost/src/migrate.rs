@@ -1,1 +1,187 @@
-//! x
+//! Migration: export here, import there, and an agreement so that never two run and never none.
+//!
+//! Until COMMIT is said every failure, of either side or of the wire, lets the source run on and undoes the destination.
+//! The source ends only once the destination has said RUNNING. If the wire breaks between the two words nobody here can know:
+//! then the source is left stopped, and the error says how to resolve it.
+
+use crate::protocol::{Word, hear, say};
+use crate::{Action, After, Error, ExportOptions, ImportOptions, KindError, Pid, Pids, Report, Restored};
+use ghost_core::export::Exporting;
+use ghost_core::import::prepare;
+use ghost_core::intake::Intake;
+use std::io::{self, Read, Write};
+
+const UNTOUCHED: &str = "nothing was touched";
+const RUNS_HERE: &str = "the process runs again here; nothing is left there";
+
+fn failed(pid: Pid, what: KindError, aftermath: &str) -> Error {
+    let process = if pid == 0 { String::new() } else { format!("pid {pid}") };
+    Error::Failed { action: Action::Migrate, process, what, aftermath: aftermath.to_owned() }
+}
+
+fn wire(step: &str) -> impl FnOnce(io::Error) -> KindError + '_ {
+    move |e| {
+        let words = if e.kind() == io::ErrorKind::UnexpectedEof { "the other side has hung up".to_owned() } else { e.to_string() };
+        KindError::conflict(step, words)
+    }
+}
+
+fn unexpected(step: &str, word: &Word) -> KindError {
+    match word {
+        Word::Refused(why) | Word::Failed(why) | Word::Abort(why) => KindError::conflict(step, format!("there: {why}")),
+        other => KindError::conflict(step, format!("the other side said {other:?}")),
+    }
+}
+
+/// Moves the process tree below `pid` to the ghost at the other end. Returns what it took and the pid there.
+pub fn migrate(
+    pid: Pid,
+    from_peer: &mut dyn Read,
+    to_peer: &mut dyn Write,
+    options: &ExportOptions,
+) -> Result<(Report, Pid), Error> {
+    let hello = Word::Hello(ghost_core::host::record_of_host(pid));
+    say(to_peer, &hello).map_err(|e| failed(pid, wire("greeting the other side")(e), UNTOUCHED))?;
+    match hear(from_peer).map_err(|e| failed(pid, wire("being greeted")(e), UNTOUCHED))? {
+        Word::Welcome => {}
+        word => return Err(failed(pid, unexpected("being greeted", &word), UNTOUCHED)),
+    }
+    let mut exporting = match Exporting::begin(Action::Migrate, pid, options) {
+        Ok(exporting) => exporting,
+        Err(e) => {
+            let _ = say(to_peer, &Word::Abort(e.to_string()));
+            return Err(e);
+        }
+    };
+    // Dropping `exporting` on any of these errors lets the source run on.
+    exporting.write(&mut *to_peer)?;
+    to_peer.flush().map_err(|e| failed(pid, wire("sending the ghost")(e), RUNS_HERE))?;
+    match hear(from_peer).map_err(|e| failed(pid, wire("waiting for PREPARED")(e), RUNS_HERE))? {
+        Word::Prepared(_) => {}
+        word => return Err(failed(pid, unexpected("building it there", &word), RUNS_HERE)),
+    }
+    ghost_core::failpoint::hit("migrate.prepared").map_err(|e| failed(pid, e, RUNS_HERE))?;
+    // A COMMIT that could not be sent whole was not heard whole.
+    say(to_peer, &Word::Commit).map_err(|e| failed(pid, wire("saying COMMIT")(e), RUNS_HERE))?;
+    match hear(from_peer) {
+        Ok(Word::Running(there)) => {
+            exporting.report.stage("there");
+            Ok((exporting.end(After::Kill)?, there))
+        }
+        // It was not able to let it run, undid it, and says so.
+        Ok(Word::Failed(why)) => Err(failed(pid, unexpected("letting it run there", &Word::Failed(why)), RUNS_HERE)),
+        other => {
+            exporting.end(After::Stop)?;
+            let what = match other {
+                Ok(word) => unexpected("waiting for RUNNING", &word),
+                Err(e) => wire("waiting for RUNNING")(e),
+            };
+            let advice = format!("look there: if it runs, `kill -KILL {pid}` here; if not, `kill -CONT {pid}` here");
+            Err(failed(pid, what.advise(advice), "in doubt: the process here is stopped and must not go on if it runs there"))
+        }
+    }
+}
+
+/// Receives one migrating process tree and lets it run once the source has given it away.
+pub fn receive(
+    from_peer: &mut (dyn Read + Send),
+    to_peer: &mut dyn Write,
+    options: &ImportOptions,
+) -> Result<Restored, Error> {
+    let fail = |what| failed(0, what, "nothing was left behind");
+    let host = match hear(from_peer).map_err(|e| fail(wire("being greeted")(e)))? {
+        Word::Hello(host) => host,
+        word => return Err(fail(unexpected("being greeted", &word))),
+    };
+    if let Err(e) = ghost_core::host::check(&host) {
+        let _ = say(to_peer, &Word::Refused(format!("{}: {}", e.step, e.cause)));
+        return Err(fail(e));
+    }
+    say(to_peer, &Word::Welcome).map_err(|e| fail(wire("greeting the other side")(e)))?;
+    let options = &ImportOptions { wait_for_pids_ms: 0, ..borrow(options) };
+    let result = take(from_peer, to_peer, &host, options);
+    if let Err(e) = &result {
+        let _ = say(to_peer, &Word::Failed(e.to_string()));
+    }
+    result
+}
+
+/// A copy of the options but for the descriptors, which can only be used once.
+fn borrow(o: &ImportOptions) -> ImportOptions {
+    ImportOptions {
+        pids: o.pids,
+        map_files: o.map_files.clone(),
+        inherit: o.inherit.iter().filter_map(|(n, fd)| Some((n.clone(), fd.try_clone().ok()?))).collect(),
+        accept: o.accept.clone(),
+        progress: o.progress.clone(),
+        detach: o.detach,
+        replace: false,
+        wait_for_pids_ms: o.wait_for_pids_ms,
+    }
+}
+
+fn take(
+    from_peer: &mut (dyn Read + Send),
+    to_peer: &mut dyn Write,
+    host: &ghost_image::record::Host,
+    options: &ImportOptions,
+) -> Result<Restored, Error> {
+    let fail = |what| failed(0, what, "nothing was left behind");
+    // The source lives in this very pid namespace: its pids are free only after it has ended.
+    let shared = options.pids == Pids::Same && ghost_core::import::pid_in_use(host.root_pid);
+    if shared {
+        return take_over(from_peer, to_peer, options);
+    }
+    let mut intake = Intake::stream(Box::new(&mut *from_peer)).map_err(fail)?;
+    let prepared = prepare(Action::Migrate, &mut intake, options)?;
+    drop(intake);
+    let root = prepared.root();
+    say(to_peer, &Word::Prepared(false)).map_err(|e| fail(wire("saying PREPARED")(e)))?;
+    match hear(from_peer).map_err(|e| fail(wire("waiting for COMMIT")(e)))? {
+        Word::Commit => {}
+        word => return Err(fail(unexpected("waiting for COMMIT", &word))),
+    }
+    let restored = prepared.go()?;
+    // If this is lost the source stays stopped: it runs here and only here.
+    let _ = say(to_peer, &Word::Running(root));
+    Ok(restored)
+}
+
+/// Keeps the whole ghost, takes the process over, and builds it when the source is gone.
+fn take_over(from_peer: &mut (dyn Read + Send), to_peer: &mut dyn Write, options: &ImportOptions) -> Result<Restored, Error> {
+    let fail = |what| failed(0, what, "nothing was left behind");
+    let mut intake = Intake::stream(Box::new(&mut *from_peer)).map_err(fail)?;
+    let mut kept = Vec::new();
+    intake.keep(&mut kept).map_err(fail)?;
+    drop(intake);
+    say(to_peer, &Word::Prepared(true)).map_err(|e| fail(wire("saying PREPARED")(e)))?;
+    match hear(from_peer).map_err(|e| fail(wire("waiting for COMMIT")(e)))? {
+        Word::Commit => {}
+        word => return Err(fail(unexpected("waiting for COMMIT", &word))),
+    }
+    // It is ours now, and the source ends on this word: from here on the ghost in memory is all there is.
+    let _ = say(to_peer, &Word::Running(0));
+    let options = ImportOptions { wait_for_pids_ms: 30_000, ..borrow(options) };
+    let built = Intake::whole(&kept).map_err(fail).and_then(|mut i| prepare(Action::Migrate, &mut i, &options)).and_then(|p| p.go());
+    built.map_err(|e| match rescue(&kept) {
+        Ok(path) => with_aftermath(e, format!("the process has ended there; its ghost is kept in {path}: ghost restart {path}")),
+        Err(io) => with_aftermath(e, format!("the process has ended there and its ghost could not be kept: {io}")),
+    })
+}
+
+fn with_aftermath(e: Error, text: String) -> Error {
+    match e {
+        Error::Failed { action, process, what, .. } => Error::Failed { action, process, what, aftermath: text },
+        refused @ Error::Refused { .. } => refused,
+    }
+}
+
+/// Writes a ghost that must not be lost to a file.
+fn rescue(ghost: &[u8]) -> io::Result<String> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = format!("/var/tmp/ghost-rescued-{}.ghost", std::process::id());
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+    file.write_all(ghost)?;
+    file.sync_all()?;
+    Ok(path)
+}
