@@ -136,7 +136,12 @@ impl Resource for Guarded {
     }
     fn open_export(&mut self) -> Result<Box<dyn GhostWrite>> {
         let inner = self.0.call("opening", |inner| inner.open_export())??;
-        Ok(Box::new(GuardedWriter { foreign: Foreign::new(inner, &self.0.label), len_bytes: 0, lent: false }))
+        Ok(Box::new(GuardedWriter {
+            foreign: Foreign::new(inner, &self.0.label),
+            len_bytes: 0,
+            lent: false,
+            broken: false,
+        }))
     }
     fn open_import(&mut self) -> Result<Box<dyn GhostRead>> {
         let inner = self.0.call("opening", |inner| inner.open_import())??;
@@ -168,40 +173,60 @@ struct GuardedWriter {
     len_bytes: u64,
     /// Its file was given away, so bytes may come that we do not see.
     lent: bool,
+    /// A call failed; what is there has a gap, and is only good to be aborted.
+    broken: bool,
+}
+
+impl GuardedWriter {
+    /// A call that must succeed for the image to be whole.
+    fn step<R>(&mut self, code: impl FnOnce(&mut Box<dyn GhostWrite>) -> io::Result<R>) -> io::Result<R> {
+        let done = self.foreign.call("writing", code).map_err(io::Error::from).flatten();
+        self.broken |= done.is_err();
+        done
+    }
 }
 
 impl Write for GuardedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let done = write_checked(&mut self.foreign, bytes)?;
-        self.len_bytes += done as u64;
-        Ok(done)
+        let done = write_checked(&mut self.foreign, bytes);
+        match &done {
+            Ok(done) => self.len_bytes += *done as u64,
+            Err(e) => self.broken |= e.kind() != io::ErrorKind::Interrupted,
+        }
+        done
     }
     fn flush(&mut self) -> io::Result<()> {
-        self.foreign.call("writing", Write::flush)?
+        self.step(Write::flush)
     }
 }
 
 impl GhostWrite for GuardedWriter {
     fn write_pages(&mut self, pages: &[IoSlice<'_>]) -> io::Result<()> {
-        self.foreign.call("writing", |inner| inner.write_pages(pages))??;
+        self.step(|inner| inner.write_pages(pages))?;
         self.len_bytes += pages.iter().map(|p| p.len() as u64).sum::<u64>();
         Ok(())
     }
     fn skip(&mut self, len_bytes: u64) -> io::Result<()> {
-        self.foreign.call("writing", |inner| inner.skip(len_bytes))??;
+        self.step(|inner| inner.skip(len_bytes))?;
         self.len_bytes += len_bytes;
         Ok(())
     }
     fn as_file(&mut self) -> io::Result<Option<&File>> {
         self.lent = true;
         // The borrow of the file must outlive the closure, so the call is guarded in two steps.
-        if self.foreign.call("lending the file of", |inner| inner.as_file().map(|f| f.is_some()))?? {
+        if self.step(|inner| inner.as_file().map(|f| f.is_some()))? {
             let Some(inner) = &mut self.foreign.inner else { return Ok(None) };
-            return catch("lending the file of", &self.foreign.label, || inner.as_file())?;
+            return catch("writing", &self.foreign.label, || inner.as_file())?;
         }
         Ok(None)
     }
     fn finish(mut self: Box<Self>) -> Result<Written> {
+        if self.broken {
+            let label = self.foreign.label.clone();
+            self.abort();
+            let earlier = io::Error::other("an earlier write failed");
+            return Err(Error::new("finishing", label, earlier).leaving(Aftermath::NothingLeft));
+        }
         let written = self.foreign.consume("finishing", GhostWrite::finish)??;
         if !self.lent && written.len_bytes != self.len_bytes {
             let what = format!("it says it keeps {} bytes, but was given {}", written.len_bytes, self.len_bytes);

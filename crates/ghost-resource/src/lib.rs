@@ -43,6 +43,7 @@ pub mod layer;
 pub mod memory;
 pub mod options;
 pub mod pipe;
+pub mod plugin;
 pub mod registry;
 pub mod resource;
 pub mod tcp;

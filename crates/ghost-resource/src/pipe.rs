@@ -71,7 +71,7 @@ impl Resource for Pipe {
             let error = Error::new("opening", self.describe(), Cause::Address("it is a terminal".into()));
             return Err(error.advise("send it into a pipe or a file"));
         }
-        Ok(Box::new(PipeWriter { file, label: self.describe(), len_bytes: 0 }))
+        Ok(Box::new(PipeWriter { file, label: self.describe(), len_bytes: 0, broken: false }))
     }
     fn open_import(&mut self) -> Result<Box<dyn GhostRead>> {
         let file = self.open(0)?;
@@ -87,6 +87,8 @@ struct PipeWriter {
     file: File,
     label: String,
     len_bytes: u64,
+    /// A write failed, so what was sent has a gap.
+    broken: bool,
 }
 
 impl Write for PipeWriter {
@@ -98,7 +100,10 @@ impl Write for PipeWriter {
             }
             // write_all tries again by itself, but only when it can see that.
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
-            Err(e) => Err(Error::new("writing", &self.label, e).leaving(Aftermath::Uncommitted).into()),
+            Err(e) => {
+                self.broken = true;
+                Err(Error::new("writing", &self.label, e).leaving(Aftermath::Uncommitted).into())
+            }
         }
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -108,6 +113,10 @@ impl Write for PipeWriter {
 
 impl GhostWrite for PipeWriter {
     fn finish(self: Box<Self>) -> Result<Written> {
+        if self.broken {
+            let earlier = io::Error::other("an earlier write failed");
+            return Err(Error::new("finishing", &self.label, earlier).leaving(Aftermath::Uncommitted));
+        }
         // A redirected file can be made durable; a pipe cannot, and says EINVAL.
         let regular = self.file.metadata().is_ok_and(|m| m.is_file());
         if regular {

@@ -218,7 +218,7 @@ impl Resource for Tcp {
         format!("tcp://{}", self.address)
     }
     fn open_export(&mut self) -> Result<Box<dyn GhostWrite>> {
-        Ok(Box::new(TcpWriter { link: self.connect()?, len_bytes: 0, whole: false }))
+        Ok(Box::new(TcpWriter { link: self.connect()?, len_bytes: 0, whole: false, broken: false }))
     }
     fn open_import(&mut self) -> Result<Box<dyn GhostRead>> {
         Ok(Box::new(TcpReader(self.listen()?.accept()?)))
@@ -309,16 +309,27 @@ struct TcpWriter {
     len_bytes: u64,
     /// `finish` was reached; else the peer must see a cut.
     whole: bool,
+    /// A write failed, so what was sent has a gap.
+    broken: bool,
 }
 
 impl Write for TcpWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let done = self.link.write(bytes)?;
-        self.len_bytes += done as u64;
-        Ok(done)
+        self.send(&[io::IoSlice::new(bytes)])
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl TcpWriter {
+    fn send(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let done = self.link.write_vectored(parts);
+        match &done {
+            Ok(done) => self.len_bytes += *done as u64,
+            Err(e) => self.broken |= e.kind() != io::ErrorKind::Interrupted,
+        }
+        done
     }
 }
 
@@ -329,12 +340,9 @@ impl GhostWrite for TcpWriter {
             let mut rest = &mut group[..];
             io::IoSlice::advance_slices(&mut rest, 0);
             while !rest.is_empty() {
-                match self.link.write_vectored(rest) {
+                match self.send(rest) {
                     Ok(0) => return self.link.told("writing to", Err(io::ErrorKind::WriteZero.into())),
-                    Ok(done) => {
-                        self.len_bytes += done as u64;
-                        io::IoSlice::advance_slices(&mut rest, done);
-                    }
+                    Ok(done) => io::IoSlice::advance_slices(&mut rest, done),
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                     Err(e) => return Err(e),
                 }
@@ -346,6 +354,9 @@ impl GhostWrite for TcpWriter {
     fn finish(mut self: Box<Self>) -> Result<Written> {
         let peer = self.link.peer.clone();
         let fail = |e| Error::new("finishing towards", &peer, Cause::Io(e)).leaving(Aftermath::Uncommitted);
+        if self.broken {
+            return Err(fail(io::Error::other("an earlier write failed")));
+        }
         self.whole = true;
         self.link.stream.shutdown(Shutdown::Write).map_err(fail)?;
         // The peer closes when it has read all. Whoever keeps the connection open longer than we wait has the

@@ -20,6 +20,7 @@ pub mod kcmp;
 pub mod nr;
 pub mod pagemap;
 pub mod pidfd;
+pub mod plugin;
 pub mod prctl_mm;
 pub mod proc;
 pub mod process;
