@@ -85,7 +85,11 @@ fn request(what: u32, tid: Pid, addr: u64, data: *mut c_void) -> Result<i64> {
 }
 
 /// Attaches to a running thread without stopping it (PTRACE_SEIZE with `options`, `libc::PTRACE_O_*`).
+///
+/// `PTRACE_O_TRACESYSGOOD` is always on: without it a tracer that dies while its tracee is in a system call stop leaves
+/// the tracee a SIGTRAP, of which it dies (kernel `ptrace_report_syscall`).
 pub fn seize(tid: Pid, options: i32) -> Result<Running> {
+    let options = options | libc::PTRACE_O_TRACESYSGOOD;
     request(libc::PTRACE_SEIZE, tid, 0, options as usize as *mut c_void)?;
     Ok(Running { tid })
 }
@@ -372,8 +376,9 @@ impl Stopped {
         Ok(())
     }
 
-    /// Changes the PTRACE_O_* options.
+    /// Changes the PTRACE_O_* options; `PTRACE_O_TRACESYSGOOD` stays on.
     pub fn set_options(&self, options: i32) -> Result<()> {
+        let options = options | libc::PTRACE_O_TRACESYSGOOD;
         self.ask(libc::PTRACE_SETOPTIONS, 0, options as usize as *mut c_void).map(drop)
     }
 

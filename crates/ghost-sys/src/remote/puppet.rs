@@ -232,11 +232,7 @@ impl Entered<'_> {
     fn wait_for_syscall_stop(&mut self, what: &'static str) -> Result<(), RemoteError> {
         loop {
             match self.next_stop(what)? {
-                // Without PTRACE_O_TRACESYSGOOD it looks like a SIGTRAP, but that signal is blocked now.
-                Stop::Syscall | Stop::Signal(libc::SIGTRAP) => {
-                    self.thread.swallow();
-                    return Ok(());
-                }
+                Stop::Syscall => return Ok(()),
                 Stop::Signal(signal) => self.thread.run_to_syscall(signal).map_err(step(what))?,
                 Stop::Trap | Stop::Group(_) | Stop::Event(..) => self.thread.run_to_syscall(0).map_err(step(what))?,
             }

@@ -1,0 +1,297 @@
+//! Ghost does no harm: a program that watches itself is frozen and made to run batches, by a ghost that lets it go and by ghosts
+//! that are killed at any instant.
+
+#![allow(unsafe_code)]
+
+mod common;
+
+use common::{Victim, stop};
+use ghost_sys::remote::{Batch, Executor, Puppet, RemoteError};
+use ghost_sys::{Errno, ptrace};
+use std::io::Read;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+/// Turns of all the threads of the victim.
+static TURNS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+static HANDLED: AtomicU32 = AtomicU32::new(0);
+
+fn bad(what: &str) -> ! {
+    println!("\nbad: {what}");
+    std::process::exit(1);
+}
+
+fn own_mask() -> u64 {
+    let mut mask = 0_u64;
+    // SAFETY: the kernel writes eight bytes.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, 0, &raw mut mask, 8) };
+    mask
+}
+
+/// Runs `turn` for ever and checks that the signal mask stays.
+fn watch(slot: usize, mut turn: impl FnMut() + Send + 'static) {
+    std::thread::spawn(move || {
+        let mask = own_mask();
+        loop {
+            turn();
+            if own_mask() != mask {
+                bad("signal mask changed");
+            }
+            TURNS[slot].fetch_add(1, SeqCst);
+        }
+    });
+}
+
+/// Fills all registers, spins, and compares; the sum of the differences.
+fn registers_hold(seed: u64) -> u64 {
+    let difference: u64;
+    // SAFETY: pushes what the compiler keeps and pops it; changes only what is declared.
+    unsafe {
+        std::arch::asm!(
+            "push rbx", "push rbp",
+            "movq xmm0, rax", "movq xmm15, rax", "movddup xmm7, xmm0",
+            "lea rbx, [rax + 1]", "lea rcx, [rax + 2]", "lea rdx, [rax + 3]", "lea rsi, [rax + 4]", "lea rdi, [rax + 5]",
+            "lea rbp, [rax + 6]", "lea r8, [rax + 8]", "lea r9, [rax + 9]", "lea r10, [rax + 10]", "lea r11, [rax + 11]",
+            "lea r12, [rax + 12]", "lea r13, [rax + 13]", "lea r14, [rax + 14]",
+            "mov r15d, 200000", "stc",
+            // dec leaves the carry flag alone: it must live through the loop.
+            "2:", "dec r15", "jnz 2b",
+            "jnc 3f",
+            "sub rbx, rax", "sub rcx, rax", "sub rdx, rax", "sub rsi, rax", "sub rdi, rax", "sub rbp, rax",
+            "sub r8, rax", "sub r9, rax", "sub r10, rax", "sub r11, rax", "sub r12, rax", "sub r13, rax", "sub r14, rax",
+            "xor rbx, 1", "xor rcx, 2", "xor rdx, 3", "xor rsi, 4", "xor rdi, 5", "xor rbp, 6", "xor r8, 8", "xor r9, 9",
+            "xor r10, 10", "xor r11, 11", "xor r12, 12", "xor r13, 13", "xor r14, 14",
+            "or rbx, rcx", "or rbx, rdx", "or rbx, rsi", "or rbx, rdi", "or rbx, rbp", "or rbx, r8", "or rbx, r9",
+            "or rbx, r10", "or rbx, r11", "or rbx, r12", "or rbx, r13", "or rbx, r14", "or rbx, r15",
+            "movq rcx, xmm0", "xor rcx, rax", "or rbx, rcx",
+            "movq rcx, xmm15", "xor rcx, rax", "or rbx, rcx",
+            "movhlps xmm0, xmm7", "movq rcx, xmm0", "xor rcx, rax", "or rbx, rcx",
+            "mov rax, rbx", "jmp 4f",
+            "3:", "mov rax, -1",
+            "4:", "pop rbp", "pop rbx",
+            inlateout("rax") seed => difference,
+            out("rcx") _, out("rdx") _, out("rsi") _, out("rdi") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            out("r12") _, out("r13") _, out("r14") _, out("r15") _, out("xmm0") _, out("xmm7") _, out("xmm15") _,
+        );
+    }
+    difference
+}
+
+extern "C" fn count(_: i32) {
+    HANDLED.fetch_add(1, SeqCst);
+}
+
+const NAP: Duration = Duration::from_millis(4);
+
+/// Makes a call that must last for a nap and answer `want`.
+fn lasts(what: &str, want: Result<i64, i32>, call: impl FnOnce() -> i64) {
+    let begin = Instant::now();
+    let value = call();
+    let got = if value == -1 { Err(Errno::last().0) } else { Ok(value) };
+    if got != want {
+        bad(&format!("{what}: {got:?} for {want:?}"));
+    }
+    if begin.elapsed() < NAP {
+        bad(&format!("{what}: came back after {:?}", begin.elapsed()));
+    }
+}
+
+#[test]
+#[ignore = "a victim, not a test"]
+fn victim_watchful() {
+    watch(0, || match registers_hold(TURNS[0].load(SeqCst).wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
+        0 => {}
+        d => bad(&format!("registers differ: {d:#x}")),
+    });
+    watch(1, || {
+        let nap = libc::timespec { tv_sec: 0, tv_nsec: NAP.as_nanos() as i64 };
+        // SAFETY: the kernel reads one timespec.
+        lasts("nanosleep", Ok(0), || unsafe { libc::syscall(libc::SYS_nanosleep, &raw const nap, 0) });
+    });
+    watch(2, || {
+        // SAFETY: no descriptors are given.
+        lasts("poll", Ok(0), || unsafe { libc::syscall(libc::SYS_poll, 0, 0, NAP.as_millis() as i32) });
+    });
+    watch(3, || {
+        let word = AtomicU32::new(5);
+        let nap = libc::timespec { tv_sec: 0, tv_nsec: NAP.as_nanos() as i64 };
+        lasts("futex", Err(libc::ETIMEDOUT), || {
+            // SAFETY: one futex word and one timespec of ours.
+            unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, 5, &raw const nap) }
+        });
+    });
+    let mut fds = [0; 2];
+    // SAFETY: room for two descriptors.
+    unsafe { libc::pipe(fds.as_mut_ptr()) };
+    watch(4, move || {
+        let mut byte = 0_u8;
+        // SAFETY: room for one byte.
+        let n = unsafe { libc::syscall(libc::SYS_read, fds[0], &raw mut byte, 1) };
+        if (n, byte) != (1, b'x') {
+            bad(&format!("read: {n} {}", Errno::last()));
+        }
+    });
+    watch(5, move || {
+        std::thread::sleep(Duration::from_millis(2));
+        // SAFETY: one byte.
+        if unsafe { libc::syscall(libc::SYS_write, fds[1], b"x".as_ptr(), 1) } != 1 {
+            bad("write");
+        }
+    });
+    static SUSPENDED: AtomicI32 = AtomicI32::new(0);
+    std::thread::spawn(|| {
+        let bit = 1_u64 << (libc::SIGUSR1 - 1);
+        // SAFETY: the handler only counts; masks are eight bytes that the kernel reads.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = count as *const () as usize;
+            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
+            libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const bit, 0, 8);
+        }
+        let mask = own_mask();
+        // SAFETY: no argument.
+        SUSPENDED.store(unsafe { libc::gettid() }, SeqCst);
+        loop {
+            let (before, open) = (HANDLED.load(SeqCst), mask & !bit);
+            // SAFETY: the kernel reads eight bytes.
+            let n = unsafe { libc::syscall(libc::SYS_rt_sigsuspend, &raw const open, 8) };
+            if n != -1 || Errno::last() != Errno(libc::EINTR) || HANDLED.load(SeqCst) != before + 1 {
+                bad(&format!("sigsuspend: {n}, {} signals handled", HANDLED.load(SeqCst) - before));
+            }
+            if own_mask() != mask {
+                bad("signal mask changed by sigsuspend");
+            }
+            TURNS[6].fetch_add(1, SeqCst);
+        }
+    });
+    watch(7, || {
+        std::thread::sleep(Duration::from_millis(2));
+        let before = HANDLED.load(SeqCst);
+        let tid = SUSPENDED.load(SeqCst);
+        if tid != 0 {
+            ghost_sys::signal::kill_thread(std::process::id() as i32, tid, libc::SIGUSR1).expect("tgkill");
+            let begin = Instant::now();
+            while HANDLED.load(SeqCst) == before {
+                if begin.elapsed() > Duration::from_secs(20) {
+                    bad("a signal was lost");
+                }
+                std::thread::yield_now();
+            }
+        }
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    println!("\nready");
+    let _ = std::io::stdin().read(&mut [0]);
+    let turns: Vec<u64> = TURNS.iter().map(|t| t.load(SeqCst)).collect();
+    if turns.contains(&0) {
+        bad(&format!("a thread made no turn: {turns:?}"));
+    }
+    println!("\ndone {turns:?}");
+    std::process::exit(0);
+}
+
+/// Tells the victim to end and reads its verdict.
+fn verdict(mut victim: Victim) {
+    drop(victim.child.stdin.take());
+    println!("{}", victim.line("done"));
+    assert!(victim.child.wait().expect("wait").success());
+}
+
+/// One visit to every thread of a process, with batches in each; errors as a tracer would have to expect them.
+fn visit(pid: i32) -> Result<(), RemoteError> {
+    let mut threads = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("tasks") {
+        let tid = task.expect("task").file_name().to_str().unwrap().parse().unwrap();
+        let running = ptrace::seize(tid, 0).expect("seize");
+        running.interrupt().expect("interrupt");
+        threads.push(running);
+    }
+    let threads: Vec<_> = threads.into_iter().map(stop).collect();
+    let mut puppet = Puppet::new(pid)?;
+    for thread in &threads {
+        let before = thread.registers().expect("registers");
+        let mut inside = puppet.enter(thread)?;
+        for _ in 0..2 {
+            let mut batch = Batch::new();
+            let fd = batch.call("dup", libc::SYS_dup, &[1.into()]);
+            let room = batch.room(32);
+            for _ in 0..20 {
+                batch.call("getpid", libc::SYS_getpid, &[]);
+                batch.call("sigaction", libc::SYS_rt_sigaction, &[15.into(), 0.into(), room.into(), 8.into()]);
+            }
+            batch.finally("close", libc::SYS_close, &[fd.into()]);
+            inside.run(&batch)?;
+        }
+        inside.leave()?;
+        let after = thread.registers().expect("registers");
+        assert_eq!(format!("{before:?}"), format!("{after:?}"));
+    }
+    puppet.finish(&threads[0])
+}
+
+fn masks(victim: &Victim) -> Vec<String> {
+    let of = |tid| std::fs::read_to_string(format!("/proc/{}/task/{tid}/status", victim.pid())).expect("status");
+    victim.threads().into_iter().map(of).map(|t| t.split("SigBlk:").nth(1).unwrap()[..20].to_owned()).collect()
+}
+
+#[test]
+fn a_visited_program_notices_nothing() {
+    let victim = Victim::start("victim_watchful");
+    let (maps, begin) = (victim.maps(), Instant::now());
+    let mut visits = 0;
+    while begin.elapsed() < Duration::from_secs(3) {
+        visit(victim.pid()).expect("visit");
+        visits += 1;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    println!("{visits} visits");
+    assert_eq!(maps, victim.maps());
+    verdict(victim);
+}
+
+#[test]
+fn ghosts_that_are_killed_harm_nobody() {
+    let mut victim = Victim::start("victim_watchful");
+    let (maps, before) = (victim.maps(), masks(&victim));
+    let (begin, mut kills, mut random) = (Instant::now(), 0, 88_172_645_463_325_252_u64);
+    while begin.elapsed() < Duration::from_secs(12) {
+        // SAFETY: the child uses this library, which takes no lock that another thread of ours could hold now but malloc's,
+        // and libc puts that right itself.
+        let ghost = unsafe { libc::fork() };
+        if ghost == 0 {
+            loop {
+                match visit(victim.pid()) {
+                    // A thread is still on its way home from the last ghost.
+                    Ok(()) | Err(RemoteError::Step { errno: Errno(libc::EBUSY), .. }) => {}
+                    // SAFETY: ends this process at once.
+                    Err(_) => unsafe { libc::_exit(3) },
+                }
+            }
+        }
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        std::thread::sleep(Duration::from_micros(random % 4000));
+        let mut status = 0;
+        // SAFETY: takes numbers, and a status that is ours; `ghost` is our child and not yet reaped.
+        unsafe {
+            libc::kill(ghost, libc::SIGKILL);
+            assert_eq!(libc::waitpid(ghost, &raw mut status, 0), ghost);
+        }
+        assert!(libc::WIFSIGNALED(status), "a ghost failed before it was killed: {status:#x}");
+        kills += 1;
+        if let Some(end) = victim.child.try_wait().expect("wait") {
+            println!("the victim ended after {kills} kills: {end}");
+            victim.line("bad");
+        }
+    }
+    println!("{kills} ghosts killed");
+    // Those who were in the executor come home within two seconds.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(maps, victim.maps());
+    // The sigsuspend thread changes its mask by itself.
+    let differ = masks(&victim).into_iter().zip(before).filter(|(a, b)| a != b).count();
+    assert!(differ <= 1, "{differ} masks differ");
+    visit(victim.pid()).expect("a last visit");
+    verdict(victim);
+}
