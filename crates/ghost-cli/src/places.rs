@@ -8,10 +8,11 @@ use std::num::NonZeroU64;
 
 /// All plug-ins, those of `--plugin` with them.
 pub fn registry(cli: &Cli) -> Result<Registry, Fail> {
-    if let Some(path) = cli.plugin.first() {
-        return Err(Fail::Usage(format!("{}: plug-ins cannot be loaded by this build", path.display())));
+    let mut registry = Registry::with_defaults();
+    for path in &cli.plugin {
+        registry.load_plugin(path)?;
     }
-    Ok(Registry::with_defaults())
+    Ok(registry)
 }
 
 /// Where a ghost goes.
