@@ -32,6 +32,8 @@ pub enum Flag {
     Refuse(&'static str),
     /// A stop and continue by signal is visible to this program (it watches its children's stops, or EINTR).
     NoStop,
+    /// Standard input, output and error are to be a terminal whose master the runner holds; a restart is given it, too.
+    Terminal,
     /// Needs more than the usual time, in seconds.
     Seconds(u32),
 }

@@ -45,6 +45,7 @@ fn show(f: &Flag) -> String {
         Flag::NoDup(why) => format!("nodup={why}"),
         Flag::Refuse(kind) => format!("refuse={kind}"),
         Flag::NoStop => "nostop".to_owned(),
+        Flag::Terminal => "terminal".to_owned(),
         Flag::Seconds(n) => format!("seconds={n}"),
     }
 }

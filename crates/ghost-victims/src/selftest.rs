@@ -13,7 +13,7 @@ pub fn run(filters: &[&str], stop: bool) -> ExitCode {
         }
         let begin = std::time::Instant::now();
         let dir = format!("/tmp/gv{}", std::process::id());
-        let verdict = one(&name, &dir, stop);
+        let verdict = one(&name, &dir, stop, v.flags.contains(&Flag::Terminal));
         let _ = std::fs::remove_dir_all(&dir);
         let word = match &verdict {
             Ok(None) => "ok".to_owned(),
@@ -31,17 +31,24 @@ pub fn run(filters: &[&str], stop: bool) -> ExitCode {
     ExitCode::from(u8::from(bad > 0))
 }
 
-fn one(name: &str, dir: &str, stop: bool) -> Result<Option<String>, String> {
+fn one(name: &str, dir: &str, stop: bool, terminal: bool) -> Result<Option<String>, String> {
     use std::os::unix::fs::PermissionsExt as _;
     let text = |e: std::io::Error| e.to_string();
     std::fs::create_dir(dir).map_err(text)?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).map_err(text)?;
     let me = std::env::current_exe().map_err(text)?;
+    // Held until the end: without its master a terminal hangs up.
+    let terminal = terminal.then(crate::areas::refuse::pty).transpose().map_err(String::from)?;
+    let stdio = || match &terminal {
+        // SAFETY: the number is ours, and the descriptor made of it is a duplicate.
+        Some((_, t)) => unsafe { std::os::fd::BorrowedFd::borrow_raw(*t) }.try_clone_to_owned().map(Stdio::from),
+        None => Ok(Stdio::null()),
+    };
     let mut child = Command::new(me)
         .args([name, dir])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdin(stdio().map_err(text)?)
+        .stdout(stdio().map_err(text)?)
+        .stderr(stdio().map_err(text)?)
         .spawn()
         .map_err(text)?;
     let root = child.id();
@@ -73,6 +80,10 @@ fn one(name: &str, dir: &str, stop: bool) -> Result<Option<String>, String> {
         }
     }
     let status = child.wait().map_err(text)?;
+    if let Some((m, t)) = terminal {
+        call!(close(m));
+        call!(close(t));
+    }
     match outcome {
         Ok(None) if !status.success() => Err(format!("verdict OK, but {status}")),
         other => other,

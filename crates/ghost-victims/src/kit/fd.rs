@@ -367,3 +367,8 @@ pub fn lacking(e: Errno) -> bool {
         libc::ENOSYS | libc::EPERM | libc::ENODEV | libc::ENOENT | libc::EOPNOTSUPP | libc::EACCES | libc::EINVAL
     )
 }
+
+/// Whether the file is there and not empty.
+pub fn readable_file(path: &str) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.len() > 0)
+}

@@ -6,6 +6,7 @@
 
 pub mod fd;
 pub mod mem;
+pub mod outside;
 pub mod sock;
 pub mod task;
 

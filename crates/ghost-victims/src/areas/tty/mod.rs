@@ -1,5 +1,7 @@
-//! Victims of the area `tty`.
+//! Victims of the area `tty`. Pseudo-terminals with both ends inside are in the area `refuse`.
 use crate::Victim;
 
+mod callers;
+
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[];
+pub const TABLES: &[&[Victim]] = &[callers::VICTIMS];

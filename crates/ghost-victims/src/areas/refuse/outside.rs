@@ -1,0 +1,204 @@
+//! What leads out of the tree: ends, descriptions, locks and memory that a process outside shares.
+use crate::kit::outside::{NAME, outsider};
+use crate::kit::{fails, fd, mem, row, run, same, same_bytes, sock, task, truth};
+use crate::{Flag, Victim};
+
+const RW: i32 = libc::O_RDWR | libc::O_CREAT;
+
+pub(super) const VICTIMS: &[Victim] = &[
+    // The refusal must name who holds the other end.
+    row!("pipe-from-outside", [Flag::Refuse(NAME)], |s| {
+        let (r, w) = fd::pipe(0)?;
+        outsider(s, || {
+            fd::close(r)?;
+            Ok(fd::write_full(w, b"from outside")?)
+        })?;
+        fd::close(w)?;
+        s.wait();
+        same_bytes("data", b"from outside", &fd::read_full(r, 12)?)?;
+    }),
+    row!("pipe-to-outside", [Flag::Refuse(NAME)], |s| {
+        let (r, w) = fd::pipe(0)?;
+        outsider(s, || Ok(fd::close(w)?))?;
+        fd::close(r)?;
+        fd::write_full(w, b"before, ")?;
+        s.wait();
+        // The other end may have gone with the word to go.
+        task::ignore(libc::SIGPIPE);
+        truth(
+            "the pipe still takes data or its reader has ended",
+            fd::write(w, b"x").map_or_else(|e| e.code == libc::EPIPE, |n| n == 1),
+        )?;
+    }),
+    row!("fifo-to-outside", [Flag::Refuse(NAME)], |s| {
+        fd::mkfifo(s.path("p"))?;
+        let path = s.path("p");
+        outsider(s, || Ok(fd::open(&path, libc::O_RDWR).map(drop)?))?;
+        let w = fd::open(s.path("p"), libc::O_WRONLY | libc::O_NONBLOCK)?;
+        s.wait();
+        task::ignore(libc::SIGPIPE);
+        truth(
+            "the FIFO still takes data or its reader has ended",
+            fd::write(w, b"x").map_or_else(|e| e.code == libc::EPIPE, |n| n == 1),
+        )?;
+    }),
+    row!("unix-pair-to-outside", [Flag::Refuse("unix")], |s| {
+        let (a, b) = sock::pair(libc::SOCK_STREAM)?;
+        outsider(s, || {
+            fd::close(a)?;
+            Ok(fd::write_full(b, b"from outside")?)
+        })?;
+        fd::close(b)?;
+        s.wait();
+        same_bytes("data", b"from outside", &fd::read_full(a, 12)?)?;
+    }),
+    row!("unix-connected-to-outside", [Flag::Refuse("unix")], |s| {
+        let path = s.path("n");
+        let server = sock::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+        sock::bind(server, &sock::unix(&path))?;
+        sock::listen(server, 2)?;
+        let c = sock::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+        sock::connect(c, &sock::unix(&path))?;
+        outsider(s, || {
+            fd::close(c)?;
+            let a = sock::accept(server, 0)?;
+            Ok(fd::write_full(a, b"welcome")?)
+        })?;
+        fd::close(server)?;
+        s.wait();
+        same_bytes("data", b"welcome", &fd::read_full(c, 7)?)?;
+    }),
+    row!("unix-client-from-outside", [Flag::Refuse("unix")], |s| {
+        // Connected from outside and not yet accepted.
+        let path = s.path("n");
+        let server = sock::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+        sock::bind(server, &sock::unix(&path))?;
+        sock::listen(server, 2)?;
+        outsider(s, || {
+            fd::close(server)?;
+            let c = sock::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+            sock::connect(c, &sock::unix(&path))?;
+            Ok(fd::write_full(c, b"knock")?)
+        })?;
+        s.wait();
+        let a = sock::accept(server, 0)?;
+        same_bytes("data", b"knock", &fd::read_full(a, 5)?)?;
+    }),
+    row!("tcp-to-outside", [Flag::Refuse("tcp")], |s| {
+        let server = sock::socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+        sock::bind(server, &sock::v4(Some([127, 0, 0, 1]), 0))?;
+        sock::listen(server, 2)?;
+        let to = sock::local(server)?;
+        let c = sock::socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+        sock::connect(c, &to)?;
+        outsider(s, || {
+            fd::close(c)?;
+            let a = sock::accept(server, 0)?;
+            Ok(fd::write_full(a, b"welcome")?)
+        })?;
+        fd::close(server)?;
+        s.wait();
+        same_bytes("data", b"welcome", &fd::read_full(c, 7)?)?;
+    }),
+    row!("flock-shared-with-outside", [Flag::Refuse("lock")], |s| {
+        // The lock belongs to a description that outlives the tree: a restart could not have it back.
+        let f = fd::open(s.path("f"), RW)?;
+        fd::flock(f, libc::LOCK_EX)?;
+        outsider(s, || Ok(()))?;
+        s.wait();
+        let other = fd::open(s.path("f"), libc::O_RDWR)?;
+        fails("the lock by another description", libc::EWOULDBLOCK, fd::flock(other, libc::LOCK_SH | libc::LOCK_NB))?;
+    }),
+    row!("memory-shared-with-outside", [Flag::Refuse("outside")], |s| {
+        let m = mem::anon(8192, true)?;
+        outsider(s, || {
+            m.put(100, b"by the outsider");
+            Ok(())
+        })?;
+        s.wait();
+        same_bytes("shared memory", b"by the outsider", &m.get(100, 15))?;
+    }),
+    row!("eventfd-shared-with-outside", [Flag::Refuse("outside")], |s| {
+        let e = fd::eventfd(0, 0)?;
+        outsider(s, || Ok(fd::write_full(e, &5u64.to_ne_bytes())?))?;
+        s.wait();
+        same("count", 5u64.to_ne_bytes().to_vec(), fd::read(e, 8)?)?;
+    }),
+    row!("pidfd-of-outside", [Flag::Refuse("pidfd")], |s| {
+        let f = task::pidfd(task::ppid(), 0)?;
+        s.wait();
+        same("poll", 0, fd::poll_now(f, libc::POLLIN)?)?;
+    }),
+    row!("epoll-target-outside", [Flag::Refuse("epoll")], |s| {
+        // What the epoll watches is open in no process of the tree any more.
+        let ep = fd::raw("epoll_create1", libc::SYS_epoll_create1, [0; 6])? as i32;
+        let e = fd::eventfd(0, 0)?;
+        let mut ev = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 4 };
+        fd::raw_ref("epoll_ctl", libc::SYS_epoll_ctl, [ep.into(), 1, e.into(), 0, 0, 0], 3, &mut ev)?;
+        outsider(s, || Ok(fd::write_full(e, &1u64.to_ne_bytes())?))?;
+        fd::close(e)?;
+        let mut out = [libc::epoll_event { events: 0, u64: 0 }; 2];
+        let n = fd::raw("epoll_wait", libc::SYS_epoll_wait, [ep.into(), out.as_mut_ptr() as i64, 2, 0, 0, 0])?;
+        same("events", 1, n)?;
+        s.wait();
+        // The outsider may have ended with the word to go; then the entry is gone with it.
+        fd::raw("epoll_wait", libc::SYS_epoll_wait, [ep.into(), out.as_mut_ptr() as i64, 2, 0, 0, 0])?;
+        same("epoll is alive", 0, fd::fcntl(ep, libc::F_GETFL, 0)? & i64::from(libc::O_NONBLOCK))?;
+    }),
+    row!("traced", [Flag::Refuse("traced")], |s| {
+        // A debugger inside the tree.
+        let leave = s.path("leave");
+        let pid = s.spawn(|c| {
+            c.wait();
+            let leave = c.path("leave");
+            c.until("the debugger has looked", || std::path::Path::new(&leave).exists());
+        });
+        const PTRACE_SEIZE: i64 = 0x4206;
+        fd::raw("ptrace", libc::SYS_ptrace, [PTRACE_SEIZE, pid.into(), 0, 0, 0, 0])?;
+        s.wait();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| e.to_string())?;
+        fd::close(fd::open(leave, RW)?)?;
+        truth("the child is traced by its parent", status.contains(&format!("\nTracerPid:\t{}\n", task::pid())))?;
+    }),
+    row!("traced-and-stopped", [Flag::Refuse("traced"), Flag::NoStop], |s| {
+        let pid = s.spawn(|c| c.wait());
+        const PTRACE_SEIZE: i64 = 0x4206;
+        const PTRACE_INTERRUPT: i64 = 0x4207;
+        fd::raw("ptrace", libc::SYS_ptrace, [PTRACE_SEIZE, pid.into(), 0, 0, 0, 0])?;
+        fd::raw("ptrace", libc::SYS_ptrace, [PTRACE_INTERRUPT, pid.into(), 0, 0, 0, 0])?;
+        task::wait(pid, 0)?;
+        s.wait();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| e.to_string());
+        const PTRACE_DETACH: i64 = 17;
+        fd::raw("ptrace", libc::SYS_ptrace, [PTRACE_DETACH, pid.into(), 0, 0, 0, 0])?;
+        truth("the child is in its trace stop", status?.contains("\nState:\tt (tracing stop)\n"))?;
+    }),
+    row!("vfork-in-progress", [Flag::Refuse("vfork")], |s| {
+        // The child of vfork(2) has not called execve(2) yet; its parent is inside the call.
+        extern "C" fn child(go: *mut libc::c_void) -> i32 {
+            // SAFETY: `go` is the C string that the parent, which waits, keeps alive.
+            while unsafe { libc::access(go.cast(), libc::F_OK) } != 0 {
+                crate::sys::sleep_ms(2);
+            }
+            7
+        }
+        s.spawn(|c| {
+            run(c, |c| {
+                let go = crate::sys::c(&c.path("go"));
+                let stack = mem::anon(65536, false)?;
+                let top = (stack.address() + 65536) as *mut libc::c_void;
+                c.ready();
+                let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+                // SAFETY: the child runs on a stack of its own and touches nothing but `go`, which outlives it.
+                let pid = unsafe { libc::clone(child, top, flags, go.as_ptr().cast_mut().cast()) };
+                truth("the child was made", pid > 0)?;
+                same("its exit status", 7, libc::WEXITSTATUS(task::wait(pid, 0)?.1))?;
+                c.await_go();
+                Ok(())
+            });
+        });
+        s.until("the child of vfork is there", || crate::proc::tree(std::process::id()).len() == 3);
+        s.wait();
+        s.join();
+    }),
+];
