@@ -17,6 +17,7 @@ pub mod errno;
 pub mod fdops;
 pub mod file;
 pub mod kcmp;
+pub mod mortal;
 pub mod nr;
 pub mod pagemap;
 pub mod pidfd;

@@ -19,6 +19,22 @@ pub enum Class {
     Device,
     /// A terminal.
     Terminal,
+    /// A file of `/proc`.
+    Proc,
+    /// A namespace that is held open.
+    Namespace,
+    /// An eventfd.
+    EventFd,
+    /// A timerfd.
+    TimerFd,
+    /// A signalfd.
+    SignalFd,
+    /// An epoll.
+    Epoll,
+    /// An inotify.
+    Inotify,
+    /// A pidfd.
+    PidFd,
     /// Something that can't travel.
     Refused(Refusal),
 }
@@ -73,8 +89,8 @@ fn on_file_system(fd: &FdView, usual: Class) -> Class {
     // A running program may have lost the file system under it; then opening it again will say so.
     let magic = rustix::fs::fstatfs(&fd.ours).map_or(0, |s| s.f_type as i64);
     match magic {
-        PROC_MAGIC => refused("proc", "a file of /proc is open", "close it before the checkpoint"),
-        NSFS_MAGIC => refused("namespace", "a namespace is held open", "close it before the checkpoint"),
+        PROC_MAGIC => Class::Proc,
+        NSFS_MAGIC => Class::Namespace,
         MQUEUE_MAGIC => refused(
             "mqueue",
             "a POSIX message queue is open: its messages and its notification are not carried yet",
@@ -86,7 +102,7 @@ fn on_file_system(fd: &FdView, usual: Class) -> Class {
             "let the program unmap it before the checkpoint",
         ),
         _ if fd.link.starts_with(b"anon_inode:") => anonymous(fd),
-        _ if fd.link.starts_with(b"pidfd:") => refused("pidfd", "a pidfd is open", "close it before the checkpoint"),
+        _ if fd.link.starts_with(b"pidfd:") => Class::PidFd,
         _ => usual,
     }
 }
@@ -118,6 +134,12 @@ fn anonymous(fd: &FdView) -> Class {
     let link = String::from_utf8_lossy(&fd.link);
     let name = link.strip_prefix("anon_inode:").unwrap_or(&link).trim_matches(['[', ']']);
     match name {
+        "eventfd" => Class::EventFd,
+        "timerfd" => Class::TimerFd,
+        "signalfd" => Class::SignalFd,
+        "eventpoll" => Class::Epoll,
+        "inotify" => Class::Inotify,
+        "pidfd" => Class::PidFd,
         "io_uring" => refused(
             "io_uring",
             "requests in its rings can't be carried",

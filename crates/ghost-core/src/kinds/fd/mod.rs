@@ -11,12 +11,21 @@
 pub mod class;
 pub mod content;
 pub mod device;
+pub mod epoll;
+pub mod eventfd;
 pub mod external;
+pub mod inotify;
+pub mod lock;
+pub mod ns;
 pub mod outside;
 pub mod path;
+pub mod pidfd;
 pub mod pipe;
+pub mod procfile;
 pub mod regular;
+pub mod signalfd;
 pub mod table;
+pub mod timerfd;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -57,16 +66,23 @@ fn refusals(view: &TreeView, fd: &FdView) -> Option<class::Refusal> {
         Class::Refused(refusal) => Some(refusal),
         Class::Pipe => pipe::check(view, fd),
         Class::Regular | Class::Directory => regular::check(fd),
-        _ => None,
+        Class::EventFd => eventfd::check(fd),
+        Class::Epoll => epoll::check(view, fd),
+        Class::Inotify => inotify::check(fd),
+        Class::PidFd => pidfd::check(view, fd),
+        Class::Proc => procfile::check(view, fd),
+        Class::Namespace => ns::check(fd),
+        Class::Device | Class::Terminal | Class::TimerFd | Class::SignalFd => None,
     }
 }
 
-/// The kind under which the user accepts that this descriptor is lost.
+/// The kind under which the user accepts that this descriptor is lost. What loses only a part comes along without it.
 fn accepted_loss(cx: &ExportCx<'_>, fd: &FdView) -> Option<&'static str> {
     if cx.options.accept.is_empty() {
         return None;
     }
-    refusals(cx.view, fd).map(|r| r.kind).filter(|kind| cx.options.accept.contains(*kind))
+    let in_part = matches!(class::of(fd), Class::Epoll | Class::Inotify | Class::EventFd);
+    refusals(cx.view, fd).map(|r| r.kind).filter(|kind| !in_part && cx.options.accept.contains(*kind))
 }
 
 /// How a descriptor is called in messages: `fd 7, pipe:[123]`.
@@ -76,7 +92,9 @@ pub fn subject(fd: &FdView) -> String {
 
 /// Writes the descriptor tables and every description in them.
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
-    table::export(cx)
+    table::export(cx)?;
+    epoll::resolve(cx);
+    Ok(())
 }
 
 /// Writes the description behind this descriptor, unless it has a record already; returns its id.
@@ -92,6 +110,11 @@ pub fn export_description(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdV
         let file = &mut cx.model.files[place];
         file.offset = fd.info.pos;
         file.object = Some(object);
+        if fd.info.flags & rustix::fs::OFlags::PATH.bits() == 0 {
+            lock::export(fd, file)
+                .and_then(|()| lock::export_owner(fd, file))
+                .map_err(|e| e.on(process.pid, subject(fd)))?;
+        }
     }
     Ok(id)
 }
@@ -105,6 +128,14 @@ fn export_object(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdView) -> R
         Class::Pipe => pipe::export(cx, fd).map(Object::Pipe),
         Class::Device => Ok(Object::Device(device::export(fd))),
         Class::Terminal => Ok(Object::Tty(device::export_terminal(fd))),
+        Class::EventFd => Ok(Object::Eventfd(eventfd::export(fd))),
+        Class::TimerFd => timerfd::export(fd).map(Object::Timerfd),
+        Class::SignalFd => Ok(Object::Signalfd(signalfd::export(fd))),
+        Class::Epoll => Ok(Object::Epoll(epoll::export(cx, fd))),
+        Class::Inotify => Ok(Object::Inotify(inotify::export(cx, fd))),
+        Class::PidFd => Ok(Object::Pidfd(pidfd::export(cx, fd))),
+        Class::Proc => Ok(procfile::export(cx.view, fd)),
+        Class::Namespace => Ok(Object::Ns(ns::export(fd))),
         // Every refusal was a blocker before the tree was touched; what is left was accepted as a loss, or has appeared since.
         Class::Refused(r) => Err(KindError::conflict("exporting a descriptor", format!("{}: {}", r.kind, r.why))),
     }
@@ -134,8 +165,18 @@ fn import_object(cx: &mut ImportCx<'_>, pipes: &mut pipe::Pipes, file: &rec::Fil
         Some(Object::Device(d)) => device::import(cx, file, d),
         Some(Object::Tty(t)) => device::import_terminal(cx, file, t),
         Some(Object::External(e)) => external::import(cx, file, e),
-        _ => Err(KindError::conflict("opening a description", "this version of ghost does not know its sort")
-            .advise("use the ghost that made the image, or a newer one")),
+        Some(Object::Eventfd(e)) => eventfd::import(file, e),
+        Some(Object::Timerfd(t)) => timerfd::import(file, t),
+        Some(Object::Signalfd(s)) => signalfd::import(file, s),
+        Some(Object::Epoll(_)) => epoll::import(file),
+        Some(Object::Inotify(_)) => inotify::import(),
+        Some(Object::Pidfd(p)) => pidfd::import(cx, file, p),
+        Some(Object::ProcFile(p)) => procfile::import(cx, file, p),
+        Some(Object::Ns(n)) => ns::import(file, n),
+        Some(Object::Socket(_)) | None => {
+            Err(KindError::conflict("opening a description", "this version of ghost does not know its sort")
+                .advise("use the ghost that made the image, or a newer one"))
+        }
     }
 }
 
@@ -159,7 +200,16 @@ pub fn describe(model: &crate::model::Model, file: &rec::File) -> String {
         }
         Some(Object::Tty(_)) => "terminal".into(),
         Some(Object::External(e)) => e.label.clone(),
-        _ => "a file".into(),
+        Some(Object::Eventfd(_)) => "eventfd".into(),
+        Some(Object::Timerfd(_)) => "timerfd".into(),
+        Some(Object::Signalfd(_)) => "signalfd".into(),
+        Some(Object::Epoll(_)) => "epoll".into(),
+        Some(Object::Inotify(_)) => "inotify".into(),
+        Some(Object::Pidfd(p)) => format!("pidfd of {}", p.pid),
+        Some(Object::Socket(_)) => "socket".into(),
+        Some(Object::ProcFile(p)) => format!("/proc/{}/{}", p.pid, String::from_utf8_lossy(&p.rest)),
+        Some(Object::Ns(n)) => format!("{} namespace", n.name),
+        None => "a file".into(),
     };
     holder(model, file.id).map_or_else(|| name.clone(), |(_, fd)| format!("fd {fd}, {name}"))
 }
@@ -167,7 +217,16 @@ pub fn describe(model: &crate::model::Model, file: &rec::File) -> String {
 /// Gives descriptors their numbers and completes what needs them.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     content::finish(cx)?;
-    table::finish(cx)
+    inotify::finish(cx)?;
+    table::finish(cx)?;
+    epoll::finish(cx)?;
+    // The process's own locks: closing any descriptor of the file would drop them, so nothing is closed after this.
+    for (table, index) in table::owners(cx) {
+        lock::finish_posix(cx, table, index);
+    }
+    lock::finish(cx)?;
+    timerfd::finish(cx)?;
+    cx.flush_all()
 }
 
 /// A remark that goes with the ghost or the restart.

@@ -50,6 +50,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
             cx.shared.note_fd(index, fd.fd, file_id);
             table.fds.push(rec::Fd { fd: fd.fd as u32, file_id, cloexec: fd.info.is_cloexec() });
         }
+        super::lock::export_posix(cx, table.id, &process.fds);
         cx.model.fd_tables.push(table);
     }
     Ok(())
@@ -117,6 +118,9 @@ fn place(cx: &mut ImportCx<'_>, index: usize, fds: &[&rec::Fd]) -> Result<(), Ki
     let batch = &mut cx.building[index].batch;
     for (fd, number) in fds.iter().zip(numbers).rev() {
         let wanted = fd.fd as i32;
+        if number == wanted && !fd.cloexec {
+            continue; // that is how they come
+        }
         if number == wanted {
             batch.call(
                 format!("F_SETFD of fd {wanted}"),
