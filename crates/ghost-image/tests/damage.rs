@@ -5,9 +5,10 @@ mod common;
 
 use std::io::{Cursor, Read};
 
-use common::{indexed, slice, small_ghost, stream};
-use ghost_image::record::Host;
-use ghost_image::{Error, Flaw, ImageReader, Index, Section, SliceReader, Tag, verify};
+use common::repair::forge;
+use common::{header, indexed, page, run, slice, small_ghost, stream};
+use ghost_image::record::{Host, PageHead};
+use ghost_image::{Error, Flaw, ImageReader, ImageWriter, Index, Section, SliceReader, Tag, verify};
 
 #[test]
 fn the_small_ghost_is_sound() {
@@ -85,6 +86,47 @@ fn missing_and_exchanged_sections_are_refused() {
             assert!(matches!(result, Err(Error::Corrupt { .. })), "{result:?}");
         }
     }
+}
+
+/// Only the digest of the commit mark ties a header and the data of pages to the rest.
+#[test]
+fn parts_of_another_ghost_are_refused() {
+    let with = |id: u8, seed: u8| {
+        let mut header = header();
+        header.id = [id; 16];
+        let mut writer = ImageWriter::new(Vec::new(), &header).unwrap();
+        let head = PageHead { owner: 0, id: 1, runs: vec![run(0x1000, 1, false)] };
+        let at = writer.pages(&head, &[&page(seed)]).unwrap() as usize;
+        (writer.finish().unwrap().0, at)
+    };
+    let ((one, at), (other, _)) = (with(1, 1), with(2, 2));
+    let len = header().encode().unwrap().len();
+    let header = [&other[..len], &one[len..]].concat();
+    let data = [&one[..at], &other[at..at + 4096 + 8], &one[at + 4096 + 8..]].concat();
+    for mixed in [header, data] {
+        for result in [stream(&mixed, 4096), slice(&mixed), verify(&mixed[..]).map(|_| Vec::new())] {
+            assert!(matches!(result, Err(Error::Corrupt { flaw: Flaw::Commit, .. })), "{result:?}");
+        }
+    }
+}
+
+/// An index that lies would lead `inspect` and a lazy restart elsewhere than a restart that reads all.
+#[test]
+fn an_index_that_lies_is_refused() {
+    let sound = small_ghost();
+    let index = Index::read_from(&mut Cursor::new(&sound)).unwrap();
+    let first = index.commit.index_offset as usize + 56;
+    for at in first..first + index.entries.len() * 56 {
+        let mut ghost = sound.clone();
+        ghost[at] ^= 1;
+        forge(&mut ghost, false);
+        for result in [stream(&ghost, 4096), slice(&ghost), verify(&ghost[..]).map(|_| Vec::new())] {
+            assert!(matches!(result, Err(Error::Corrupt { flaw: Flaw::Index, .. })), "byte {at}: {result:?}");
+        }
+    }
+    let mut ghost = sound.clone();
+    forge(&mut ghost, false);
+    assert!(ghost == sound, "what the repair computes is what the writer wrote");
 }
 
 /// The small ghost with its last byte of page data changed: 8 bytes of checksum lie between it and the index.

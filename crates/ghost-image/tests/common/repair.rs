@@ -9,6 +9,11 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Repairs as far as the lengths lead; what they say is left as it is.
 pub fn repair(ghost: &mut [u8]) {
+    forge(ghost, true);
+}
+
+/// The same; with `entries_too` false the index keeps saying what it says.
+pub fn forge(ghost: &mut [u8], entries_too: bool) {
     let Some(header_len) = get(ghost, 12, 4).map(|len| len as usize) else { return };
     if header_len < 24 || header_len > ghost.len() {
         return;
@@ -30,7 +35,7 @@ pub fn repair(ghost: &mut [u8]) {
         }
         match word & 0x7fff_ffff {
             254 => {
-                let n = entries.len().min(message_len as usize);
+                let n = if entries_too { entries.len().min(message_len as usize) } else { 0 };
                 ghost[message_at..message_at + n].copy_from_slice(&entries[..n]);
                 index_offset = at as u64;
             }
