@@ -152,7 +152,7 @@ impl Index {
     /// Reads header, commit mark and index; the sections between are not looked at.
     ///
     /// The index is as trustworthy as its checksum: sections read through it are checked one by one, and only
-    /// [`crate::verify`] proves that the whole is as it was written. A ghost within a larger file is not found:
+    /// [`verify()`](crate::verify()) proves that the whole is as it was written. A ghost within a larger file is not found:
     /// it must begin at byte 0 and end at the end.
     pub fn read_from(source: &mut (impl Read + Seek)) -> Result<Index, Error> {
         let at = |offset, section| Place { offset, section };
