@@ -6,8 +6,10 @@ use crate::catalogue::Victim;
 use crate::mechanism::Mechanism;
 use crate::programs::Programs;
 use crate::run::{Done, Runner, Running, describe, pids};
+use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -101,8 +103,15 @@ pub fn inside(args: &[String]) -> i32 {
         }
     };
     let deadline = Instant::now() + Duration::from_secs(victim.seconds());
-    let mut case =
-        Case { programs, victim, runner: Runner::new(&dir, deadline), dir, pid: 0, witnesses: BTreeMap::new() };
+    let terminal = match victim.has("terminal").then(terminal).transpose() {
+        Ok(t) => t,
+        Err(e) => {
+            println!("no terminal: {e}");
+            return 1;
+        }
+    };
+    let runner = Runner::new(&dir, deadline);
+    let mut case = Case { programs, victim, runner, dir, pid: 0, witnesses: BTreeMap::new(), terminal };
     match case.play(mechanism) {
         Ok(None) => 0,
         Ok(Some(reason)) => {
@@ -145,9 +154,30 @@ pub struct Case {
     dir: PathBuf,
     pid: u32,
     witnesses: BTreeMap<u32, Witness>,
+    /// For a victim that wants one: master and slave of a terminal that lasts as long as the case.
+    terminal: Option<(OwnedFd, OwnedFd)>,
+}
+
+/// A new pseudo-terminal, which becomes nobody's controlling terminal by being opened.
+fn terminal() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname(&master, Vec::new())?;
+    let slave = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok((master, slave))
 }
 
 impl Case {
+    /// What the victim and whoever restarts it have as standard input: its terminal, or nothing.
+    pub fn stdin(&self) -> Result<Stdio, String> {
+        match &self.terminal {
+            Some((_, slave)) => slave.try_clone().map(Stdio::from).map_err(|e| format!("the terminal: {e}")),
+            None => Ok(Stdio::null()),
+        }
+    }
+
     /// The pid of the victim's root.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -176,8 +206,8 @@ impl Case {
 
     /// Runs ghost and wants this exit status.
     pub fn ghost_expect(&mut self, code: i32, args: &[&str]) -> Result<Done, String> {
-        let ghost = self.programs.ghost.clone();
-        self.runner.expect(code, &ghost, args)
+        let running = self.start(args, self.stdin()?, None)?;
+        self.runner.expect_of(code, running)
     }
 
     /// Starts ghost.
@@ -287,9 +317,9 @@ impl Case {
         let before = pids();
         let mut child = Command::new(&self.programs.victim)
             .args([Path::new(&self.victim.name), &v])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdin(self.stdin()?)
+            .stdout(self.stdin()?)
+            .stderr(self.stdin()?)
             .spawn()
             .map_err(|e| format!("start the victim: {e}"))?;
         self.pid = child.id();

@@ -1,5 +1,6 @@
 //! The mechanisms: how a victim leaves its system and comes back, as `ghost` commands.
 use crate::case::Case;
+use crate::catalogue::Victim;
 use std::process::Stdio;
 
 /// One way to disturb a victim.
@@ -55,10 +56,13 @@ impl Mechanism {
     }
 
     /// Whether a victim with these flags goes through it at all.
-    pub fn concerns(self, refused: bool) -> bool {
+    pub fn concerns(self, victim: &Victim) -> bool {
+        let refused = victim.value("refuse").is_some();
         match self {
             Alone => true,
             Refuse => refused,
+            // What restarts from a pipe has no terminal on its standard input.
+            Pipe => !refused && !victim.has("terminal"),
             _ => !refused,
         }
     }
@@ -102,7 +106,7 @@ impl Mechanism {
             Network => {
                 let url = format!("tcp://127.0.0.1:{}", case.port()?);
                 let pidfile = case.file("pidfile");
-                let into = case.start(&["restart", &url, "--detach", "--pidfile", &pidfile], Stdio::null(), None)?;
+                let into = case.start(&["restart", &url, "--detach", "--pidfile", &pidfile], case.stdin()?, None)?;
                 case.listens(&url)?;
                 let out = case.start(&["checkpoint", &pid, "-o", &url, "--kill"], Stdio::null(), None)?;
                 case.both(out, into)?;
@@ -112,7 +116,7 @@ impl Mechanism {
             Migrate => {
                 let url = format!("tcp://127.0.0.1:{}", case.port()?);
                 let pidfile = case.file("pidfile");
-                let into = case.start(&["receive", &url, "--detach", "--pidfile", &pidfile], Stdio::null(), None)?;
+                let into = case.start(&["receive", &url, "--detach", "--pidfile", &pidfile], case.stdin()?, None)?;
                 case.listens(&url)?;
                 let out = case.start(&["migrate", &pid, &url], Stdio::null(), None)?;
                 case.both(out, into)?;

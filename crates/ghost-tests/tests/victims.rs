@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let notes = Notes::default();
     let mut trials = Vec::new();
     for v in &victims {
-        for &m in Mechanism::ALL.iter().filter(|m| m.concerns(v.value("refuse").is_some())) {
+        for &m in Mechanism::ALL.iter().filter(|m| m.concerns(v)) {
             let gap = gaps.iter().find(|g| g.covers(&v.name, m)).map(|g| g.reason.clone());
             trials.push(trial(&programs, v, m, gap, &base, &notes));
         }

@@ -52,7 +52,7 @@ impl Map {
 
     /// An atomic word in it, aligned to 8 bytes, which processes may share.
     pub fn word(self, at: usize) -> &'static std::sync::atomic::AtomicU64 {
-        assert!(at + 8 <= self.len && at % 8 == 0, "inside the mapping");
+        assert!(at + 8 <= self.len && at.is_multiple_of(8), "inside the mapping");
         // SAFETY: aligned, inside a mapping that lives as long as the process, only used atomically.
         unsafe { std::sync::atomic::AtomicU64::from_ptr(self.at.add(at).cast()) }
     }

@@ -557,7 +557,7 @@ pub(super) const VICTIMS: &[Victim] = &[
             facts.still("a standard descriptor", n as i32)?;
         }
     }),
-    row!("tmpfs", |s| {
+    row!("tmpfs", [Flag::NoDup("each copy would remove the file of both")], |s| {
         let name = format!("/dev/shm/victim.{}.{}", task::pid(), crate::sys::now_ns());
         let Ok(f) = fd::open(&name, RW) else { s.skip("no /dev/shm") };
         fd::write_full(f, &pattern(10, 9000))?;

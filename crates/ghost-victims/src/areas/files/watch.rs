@@ -261,7 +261,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         same("events in the parent", vec![(8, EPOLLIN)], events(ep, 10_000)?)?;
         s.join();
     }),
-    row!("epoll-target-only-in-child", |s| {
+    row!("epoll-target-only-in-child", [Flag::NoDup("the processes talk by a file")], |s| {
         let ep = epoll(0)?;
         let e = fd::eventfd(0, 0)?;
         add(ep, e, EPOLLIN, 8)?;
@@ -296,7 +296,7 @@ pub(super) const VICTIMS: &[Victim] = &[
             fd::read(list[i], 8)?;
         }
     }),
-    row!("epoll-of-all-kinds", |s| {
+    row!("epoll-of-all-kinds", [SHARED], |s| {
         let ep = epoll(0)?;
         let timer = fd::raw("timerfd_create", libc::SYS_timerfd_create, [1, 0, 0, 0, 0, 0])? as i32;
         let signals = {

@@ -52,8 +52,8 @@ fn device(s: &mut Ctx, path: &str, flags: i32, check: impl Fn(i32) -> Res) -> Re
 /// A new pseudo-terminal: master, slave.
 pub(crate) fn pty() -> Result<(i32, i32), crate::kit::Errno> {
     let m = fd::open("/dev/ptmx", libc::O_RDWR | libc::O_NOCTTY)?;
-    fd::ioctl_ref(m, libc::TIOCSPTLCK as u64, &mut 0i32)?;
-    let slave = fd::ioctl_int(m, libc::TIOCGPTPEER as u64, i64::from(libc::O_RDWR | libc::O_NOCTTY))?;
+    fd::ioctl_ref(m, libc::TIOCSPTLCK, &mut 0i32)?;
+    let slave = fd::ioctl_int(m, libc::TIOCGPTPEER, i64::from(libc::O_RDWR | libc::O_NOCTTY))?;
     Ok((m, slave as i32))
 }
 
@@ -160,6 +160,39 @@ pub(super) const VICTIMS: &[Victim] = &[
         s.wait();
         same("namespace", id, fd::inode(f)?)?;
     }),
+    row!("own-cgroup", |s| {
+        // Travels as long as the cgroup is still there: the membership must come back.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(|e| e.to_string())?;
+        let Some(root) = mounts.lines().find_map(|l| {
+            let mut words = l.split(' ').skip(1);
+            let at = words.next()?;
+            (words.next() == Some("cgroup2")).then_some(at.to_owned())
+        }) else {
+            s.skip("no cgroup2 is mounted")
+        };
+        let own = || -> Result<String, String> {
+            let text = std::fs::read_to_string("/proc/self/cgroup").map_err(|e| e.to_string())?;
+            Ok(text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("none").to_owned())
+        };
+        let dir = format!("{root}/victim.{}.{}", task::pid(), crate::sys::now_ns());
+        if std::fs::create_dir(&dir).is_err() {
+            s.skip("may not make a cgroup");
+        }
+        let before = own()?;
+        s.spawn(|c| {
+            run(c, |c| {
+                std::fs::write(format!("{dir}/cgroup.procs"), "0").map_err(|e| e.to_string())?;
+                let mine = own()?;
+                truth("the child is in the new cgroup", mine != before)?;
+                c.wait();
+                same("the child's cgroup", mine, own()?)
+            });
+        });
+        s.wait();
+        s.join();
+        let _ = std::fs::remove_dir(&dir);
+        same("the parent's cgroup", before, own()?)?;
+    }),
     // ---- mounts ---------------------------------------------------------------------------------------------
     row!("file-on-detached-mount", [Flag::Refuse("mount")], |s| {
         // fsopen, fsconfig(CREATE), fsmount: a tmpfs that is mounted nowhere.
@@ -236,7 +269,7 @@ pub(super) const VICTIMS: &[Victim] = &[
             run(c, |c| {
                 fd::close(m)?;
                 crate::call!(setsid());
-                fd::ioctl_int(t, libc::TIOCSCTTY as u64, 0)?;
+                fd::ioctl_int(t, libc::TIOCSCTTY, 0)?;
                 for n in 0..3 {
                     fd::dup3(t, n, 0)?;
                 }
@@ -254,7 +287,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         fd::close(t)?;
         s.wait();
         let mut n = -1i32;
-        fd::ioctl_ref(m, libc::TIOCGPTN as u64, &mut n)?;
+        fd::ioctl_ref(m, libc::TIOCGPTN, &mut n)?;
         truth("it has a number", n >= 0)?;
         same("poll", libc::POLLHUP, fd::poll_now(m, libc::POLLIN)? & libc::POLLHUP)?;
     }),

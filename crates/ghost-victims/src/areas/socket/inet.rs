@@ -512,7 +512,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         sock::bind(f, &sock::v4(LOOP, 0))?;
         hears("once it is bound", f, &sock::local(f)?)?;
     }),
-    row!("udp-shutdown", |s| {
+    row!("udp-shutdown", [PORT], |s| {
         let (f, g) = (sock::socket(AF_INET, SOCK_DGRAM, 0)?, sock::socket(AF_INET, SOCK_DGRAM, 0)?);
         sock::bind(f, &sock::v4(LOOP, 0))?;
         sock::connect(g, &sock::local(f)?)?;
@@ -526,7 +526,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         let index = |f: i32| {
             let mut req = [0u8; 40];
             req[..2].copy_from_slice(b"lo");
-            fd::ioctl_ref(f, libc::SIOCGIFINDEX as u64, &mut req).map(|_| req[16..20].to_vec())
+            fd::ioctl_ref(f, libc::SIOCGIFINDEX, &mut req).map(|_| req[16..20].to_vec())
         };
         let Ok(before) = index(f) else { s.skip("no loopback here") };
         s.wait();

@@ -551,7 +551,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         sock::send(f, b"back", &[], Some(&sock::unix(&back)))?;
         same_bytes("back", b"back", &fd::read(c, 100)?)?;
     }),
-    row!("datagram-sender-gone", |s| {
+    row!("datagram-sender-gone", [NAMED], |s| {
         // The sender of a queued datagram is closed; its name stays with the datagram.
         let (f, c) = (sock::socket(libc::AF_UNIX, SOCK_DGRAM, 0)?, sock::socket(libc::AF_UNIX, SOCK_DGRAM, 0)?);
         let (at, from) = (abstract_name("at"), abstract_name("from"));

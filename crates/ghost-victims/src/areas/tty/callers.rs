@@ -29,7 +29,7 @@ fn modes(f: i32) -> Result<([u32; 4], Vec<u8>), crate::kit::Errno> {
 /// Makes standard input the controlling terminal.
 fn control(s: &Ctx) {
     need_terminal(s);
-    if fd::ioctl_int(0, libc::TIOCSCTTY as u64, 0).is_err() {
+    if fd::ioctl_int(0, libc::TIOCSCTTY, 0).is_err() {
         s.skip("the terminal belongs to another session");
     }
 }
