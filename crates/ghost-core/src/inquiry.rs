@@ -1,4 +1,44 @@
-//! Questions that only a process itself can answer, asked by the puppet in one batch a process and one a thread.
+//! Questions that only a process itself can answer, asked by the puppet: one batch a process and one a thread.
+//!
+//! Of a process: signal actions (`rt_sigaction(2)`), interval timers (`getitimer(2)`), what is left of each POSIX timer
+//! that `/proc/PID/timers` lists (`timer_gettime(2)`), the end of the heap (`brk(0)`), and the `prctl(2)` switches that
+//! procfs does not show. Of a thread: alternate signal stack (`sigaltstack(2)`), the address that is cleared at its end
+//! (PR_GET_TID_ADDRESS, Linux 3.5 with CONFIG_CHECKPOINT_RESTORE), parent-death signal, securebits, and the x86 and
+//! speculation switches. The questions of the process travel in the batch of its first living thread.
+//!
+//! Registers and signal mask are read *before* the puppet enters: afterwards an interrupted system call has already
+//! been turned into its restart, and what it was can't be told any more.
+
+use crate::error::{Context, KindError};
+use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
+use crate::view::{ProcessView, ThreadView, TreeView};
+use ghost_sys::proc::{self, PosixTimer};
+use ghost_sys::ptrace::{self, NT_PRSTATUS, Stopped};
+use ghost_sys::remote::{Arg, Batch, DataRef, Executor, Outcome, Puppet, Slot};
+use ghost_sys::{Pid, nr};
+use std::collections::HashMap;
+
+/// Signals there are.
+pub const SIGNALS: u32 = 64;
+/// Bytes of the kernel's `struct sigaction`: handler, flags, restorer, mask.
+pub const SIGACTION_LEN: usize = 32;
+
+const PR_GET_PDEATHSIG: i32 = 2;
+const PR_GET_DUMPABLE: i32 = 3;
+const PR_GET_TSC: i32 = 25;
+const PR_GET_SECUREBITS: i32 = 27;
+const PR_MCE_KILL_GET: i32 = 34;
+const PR_GET_CHILD_SUBREAPER: i32 = 37;
+const PR_GET_TID_ADDRESS: i32 = 40;
+const PR_GET_THP_DISABLE: i32 = 42;
+const PR_GET_SPECULATION_CTRL: i32 = 52;
+const PR_GET_IO_FLUSHER: i32 = 58;
+const PR_GET_MDWE: i32 = 66;
+const PR_GET_MEMORY_MERGE: i32 = 68;
+const ARCH_GET_CPUID: i32 = 0x1011;
+const ARCH_GET_XCOMP_PERM: i32 = 0x1022;
+/// Speculation switches that `PR_GET_SPECULATION_CTRL` knows: store bypass, indirect branch, L1D flush.
+pub const SPECULATION_SWITCHES: u32 = 3;
 
 /// What the processes of a tree said, in the order of the view.
 #[derive(Clone, Debug, Default)]
@@ -10,19 +50,290 @@ pub struct Answers {
 /// What one process said.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessAnswers {
-    /// One for each thread, the leader first.
+    /// One for each thread of the view, in its order; a thread that has ended (a dead leader) has empty answers.
     pub threads: Vec<ThreadAnswers>,
     /// brk(0): the end of the heap to the byte.
     pub brk: u64,
+    /// Signals 1 to 64: handler, flags, restorer, mask.
+    pub actions: Vec<[u64; 4]>,
+    /// ITIMER_REAL, VIRTUAL, PROF: interval and value in microseconds.
+    pub itimers: [(i64, i64); 3],
+    /// The POSIX timers.
+    pub timers: Vec<TimerAnswer>,
+    /// PR_GET_DUMPABLE.
+    pub dumpable: u32,
+    /// PR_GET_CHILD_SUBREAPER.
+    pub child_subreaper: bool,
+    /// PR_GET_THP_DISABLE: bit 0 disabled, the others its flags.
+    pub thp_disable: u32,
+    /// PR_GET_MDWE.
+    pub mdwe: u32,
+    /// PR_GET_IO_FLUSHER; false too where the process may not ask.
+    pub io_flusher: bool,
+    /// PR_GET_MEMORY_MERGE.
+    pub memory_merge: bool,
+    /// ARCH_GET_XCOMP_PERM.
+    pub xcomp_permitted: u64,
+    /// Stopped children whose stop the process has not waited for yet.
+    pub stop_reports: Vec<Pid>,
+}
+
+/// A POSIX timer and what is left of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TimerAnswer {
+    /// What procfs says of it.
+    pub timer: PosixTimer,
+    /// Nanoseconds between expirations, 0 for once.
+    pub interval_ns: i64,
+    /// Nanoseconds to the next, 0 when disarmed.
+    pub value_ns: i64,
+    /// Expirations that were folded into the last signal.
+    pub overrun: i32,
 }
 
 /// What one thread said.
 #[derive(Clone, Debug, Default)]
-pub struct ThreadAnswers {}
+pub struct ThreadAnswers {
+    /// NT_PRSTATUS as it was at the stop; empty for a thread that has ended.
+    pub registers: Vec<u8>,
+    /// Its signal mask.
+    pub signal_mask: u64,
+    /// Alternate signal stack: address, flags, size.
+    pub alt_stack: (u64, u32, u64),
+    /// Where the kernel writes a zero at its end.
+    pub clear_child_tid: u64,
+    /// Signal it gets when its parent dies.
+    pub pdeath_signal: u32,
+    /// PR_GET_SECUREBITS.
+    pub securebits: u32,
+    /// PR_GET_TSC: 1 enabled, 2 SIGSEGV; 0 unknown.
+    pub tsc_mode: u32,
+    /// ARCH_GET_CPUID: Some(true) when enabled.
+    pub cpuid: Option<bool>,
+    /// PR_MCE_KILL_GET.
+    pub mce_kill: Option<u32>,
+    /// PR_GET_SPECULATION_CTRL of each switch; None where the CPU or kernel has none.
+    pub speculation: [Option<u32>; SPECULATION_SWITCHES as usize],
+}
 
 impl Answers {
     /// Asks every frozen process and thread.
-    pub fn ask(_view: &crate::view::TreeView, _frozen: &crate::freeze::FrozenTree) -> Result<Self, crate::error::KindError> {
-        Ok(Self::default())
+    pub fn ask(view: &TreeView, frozen: &FrozenTree) -> Result<Self, KindError> {
+        let by_pid: HashMap<Pid, &FrozenProcess> = frozen.processes.iter().map(|p| (p.pid, p)).collect();
+        let processes = view.processes.iter().map(|process| match by_pid.get(&process.pid) {
+            Some(frozen) if !frozen.threads.is_empty() => ask_process(view, process, frozen),
+            _ => Ok(ProcessAnswers { threads: vec![ThreadAnswers::default(); process.threads.len()], ..ProcessAnswers::default() }),
+        });
+        Ok(Self { processes: processes.collect::<Result<_, _>>()? })
     }
+}
+
+fn ask_process(view: &TreeView, process: &ProcessView, frozen: &FrozenProcess) -> Result<ProcessAnswers, KindError> {
+    let pid = process.pid;
+    let by_tid: HashMap<Pid, &FrozenThread> = frozen.threads.iter().map(|t| (t.stopped.tid(), t)).collect();
+    let timers = proc::read_timers(&process.dir).step_on(pid, String::new, "listing its POSIX timers")?;
+    let stopped_children: Vec<Pid> =
+        view.processes.iter().filter(|p| p.stat.ppid == pid && matches!(p.stat.state, b'T' | b't')).map(|p| p.pid).collect();
+    let mut puppet = Puppet::new(pid).step_on(pid, String::new, "preparing to ask it")?;
+    let mut answers = ProcessAnswers::default();
+    let mut asked = false;
+    for thread in &process.threads {
+        let Some(frozen) = by_tid.get(&thread.tid) else {
+            answers.threads.push(ThreadAnswers::default());
+            continue;
+        };
+        let what = || format!("tid {}", thread.tid);
+        let stopped = &frozen.stopped;
+        may_enter(thread, stopped).map_err(|e| e.on(pid, what()))?;
+        let registers = stopped.regset(NT_PRSTATUS).step_on(pid, what, "reading its registers")?;
+        let signal_mask = stopped.signal_mask().step_on(pid, what, "reading its signal mask")?;
+        let mut batch = Batch::new();
+        let questions = ThreadQuestions::queue(&mut batch);
+        let of_process = (!asked).then(|| ProcessQuestions::queue(&mut batch, &timers, &stopped_children));
+        asked = true;
+        let mut entered = puppet.enter(stopped).step_on(pid, what, "entering it")?;
+        let outcome = entered.run(&batch).step_on(pid, what, "asking it")?;
+        entered.leave().step_on(pid, what, "leaving it")?;
+        if let Some(questions) = of_process {
+            questions.read(&outcome, &timers, &stopped_children, &mut answers);
+        }
+        answers.threads.push(ThreadAnswers { registers, signal_mask, ..questions.read(&outcome) });
+    }
+    let first = &frozen.threads[0].stopped;
+    puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;
+    Ok(answers)
+}
+
+/// Whether calls made inside a thread would be judged by its seccomp filters, which may end it.
+fn may_enter(thread: &ThreadView, stopped: &Stopped) -> Result<(), KindError> {
+    if thread.status.seccomp == 0 {
+        return Ok(());
+    }
+    stopped.set_options(ptrace::SUSPEND_SECCOMP).map_err(|e| {
+        KindError::new("suspending its seccomp filters", e)
+            .advise("run ghost with CAP_SYS_ADMIN in the initial user namespace and under no seccomp filter itself")
+    })
+}
+
+/// Where in a batch the answers of a thread will be.
+struct ThreadQuestions {
+    alt_stack: DataRef,
+    tid_address: (Slot, DataRef),
+    pdeath: DataRef,
+    securebits: Slot,
+    tsc: (Slot, DataRef),
+    cpuid: Slot,
+    mce_kill: Slot,
+    speculation: [Slot; SPECULATION_SWITCHES as usize],
+}
+
+impl ThreadQuestions {
+    fn queue(batch: &mut Batch) -> Self {
+        let alt_stack = batch.room(24);
+        batch.call("sigaltstack", nr::SIGALTSTACK, &[0.into(), alt_stack.into()]);
+        let address = batch.room(8);
+        let asked = prctl(batch, "PR_GET_TID_ADDRESS", PR_GET_TID_ADDRESS, &[address.into()]);
+        let pdeath = batch.room(4);
+        prctl(batch, "PR_GET_PDEATHSIG", PR_GET_PDEATHSIG, &[pdeath.into()]);
+        let tsc = batch.room(4);
+        Self {
+            alt_stack,
+            tid_address: (asked, address),
+            pdeath,
+            securebits: prctl(batch, "PR_GET_SECUREBITS", PR_GET_SECUREBITS, &[]),
+            tsc: (prctl(batch, "PR_GET_TSC", PR_GET_TSC, &[tsc.into()]), tsc),
+            cpuid: batch.try_call("ARCH_GET_CPUID", nr::ARCH_PRCTL, &[ARCH_GET_CPUID.into()]),
+            mce_kill: prctl(batch, "PR_MCE_KILL_GET", PR_MCE_KILL_GET, &[]),
+            speculation: std::array::from_fn(|which| {
+                prctl(batch, "PR_GET_SPECULATION_CTRL", PR_GET_SPECULATION_CTRL, &[which.into()])
+            }),
+        }
+    }
+
+    fn read(&self, outcome: &Outcome) -> ThreadAnswers {
+        let number = |slot| outcome.result(slot).ok().map(|v| v as u32);
+        let stack = outcome.bytes(self.alt_stack);
+        ThreadAnswers {
+            alt_stack: (word(stack, 0), word(stack, 8) as u32, word(stack, 16)),
+            clear_child_tid: outcome.result(self.tid_address.0).map_or(0, |_| outcome.u64(self.tid_address.1)),
+            pdeath_signal: outcome.u32(self.pdeath),
+            securebits: number(self.securebits).unwrap_or(0),
+            tsc_mode: number(self.tsc.0).map_or(0, |_| outcome.u32(self.tsc.1)),
+            cpuid: number(self.cpuid).map(|v| v != 0),
+            mce_kill: number(self.mce_kill),
+            speculation: self.speculation.map(number),
+            ..ThreadAnswers::default()
+        }
+    }
+}
+
+/// Where in a batch the answers of a process will be.
+struct ProcessQuestions {
+    actions: Vec<DataRef>,
+    itimers: [DataRef; 3],
+    timers: Vec<(DataRef, Slot)>,
+    brk: Slot,
+    dumpable: Slot,
+    subreaper: DataRef,
+    thp_disable: Slot,
+    mdwe: Slot,
+    io_flusher: Slot,
+    memory_merge: Slot,
+    xcomp: (Slot, DataRef),
+    reports: Vec<DataRef>,
+}
+
+impl ProcessQuestions {
+    fn queue(batch: &mut Batch, timers: &[PosixTimer], stopped_children: &[Pid]) -> Self {
+        let actions = (1..=SIGNALS).map(|signal| {
+            let room = batch.room(SIGACTION_LEN);
+            let args: [Arg; 4] = [signal.into(), 0.into(), room.into(), 8.into()];
+            batch.call(format!("rt_sigaction of signal {signal}"), nr::RT_SIGACTION, &args);
+            room
+        });
+        let actions = actions.collect();
+        let itimers = std::array::from_fn(|which| {
+            let room = batch.room(32);
+            batch.call(format!("getitimer {which}"), nr::GETITIMER, &[which.into(), room.into()]);
+            room
+        });
+        let timers = timers.iter().map(|t| {
+            let room = batch.room(32);
+            batch.call(format!("timer_gettime of timer {}", t.id), nr::TIMER_GETTIME, &[t.id.into(), room.into()]);
+            (room, batch.try_call(format!("timer_getoverrun of timer {}", t.id), nr::TIMER_GETOVERRUN, &[t.id.into()]))
+        });
+        let timers = timers.collect();
+        let subreaper = batch.room(4);
+        prctl(batch, "PR_GET_CHILD_SUBREAPER", PR_GET_CHILD_SUBREAPER, &[subreaper.into()]);
+        let xcomp = batch.room(8);
+        let reports = stopped_children.iter().map(|child| {
+            let info = batch.room(128);
+            let how = libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT;
+            let args: [Arg; 5] = [(libc::P_PID as i32).into(), (*child).into(), info.into(), how.into(), 0.into()];
+            batch.try_call(format!("waitid for {child}"), libc::SYS_waitid, &args);
+            info
+        });
+        let reports = reports.collect();
+        Self {
+            actions,
+            itimers,
+            timers,
+            reports,
+            subreaper,
+            brk: batch.call("brk", nr::BRK, &[0.into()]),
+            dumpable: prctl(batch, "PR_GET_DUMPABLE", PR_GET_DUMPABLE, &[]),
+            thp_disable: prctl(batch, "PR_GET_THP_DISABLE", PR_GET_THP_DISABLE, &[]),
+            mdwe: prctl(batch, "PR_GET_MDWE", PR_GET_MDWE, &[]),
+            io_flusher: prctl(batch, "PR_GET_IO_FLUSHER", PR_GET_IO_FLUSHER, &[]),
+            memory_merge: prctl(batch, "PR_GET_MEMORY_MERGE", PR_GET_MEMORY_MERGE, &[]),
+            xcomp: {
+                let args = [ARCH_GET_XCOMP_PERM.into(), xcomp.into()];
+                (batch.try_call("ARCH_GET_XCOMP_PERM", nr::ARCH_PRCTL, &args), xcomp)
+            },
+        }
+    }
+
+    fn read(&self, outcome: &Outcome, timers: &[PosixTimer], stopped_children: &[Pid], into: &mut ProcessAnswers) {
+        let number = |slot| outcome.result(slot).map_or(0, |v| v as u32);
+        let words = |d: &DataRef| -> [u64; 4] { std::array::from_fn(|i| word(outcome.bytes(*d), i * 8)) };
+        // struct itimerval and struct itimerspec: interval, then value, each in seconds and a fraction.
+        let spans = |d: &DataRef, unit: i64| {
+            let w = words(d).map(|v| v as i64);
+            (w[0].saturating_mul(unit).saturating_add(w[1]), w[2].saturating_mul(unit).saturating_add(w[3]))
+        };
+        into.actions = self.actions.iter().map(words).collect();
+        into.itimers = self.itimers.map(|d| spans(&d, 1_000_000));
+        into.timers = timers
+            .iter()
+            .zip(&self.timers)
+            .map(|(timer, (room, overrun))| {
+                let (interval_ns, value_ns) = spans(room, 1_000_000_000);
+                TimerAnswer { timer: *timer, interval_ns, value_ns, overrun: number(*overrun) as i32 }
+            })
+            .collect();
+        into.brk = outcome.result(self.brk).map_or(0, |v| v as u64);
+        into.dumpable = number(self.dumpable);
+        into.child_subreaper = outcome.u32(self.subreaper) != 0;
+        into.thp_disable = number(self.thp_disable);
+        into.mdwe = number(self.mdwe);
+        into.io_flusher = number(self.io_flusher) != 0;
+        into.memory_merge = number(self.memory_merge) != 0;
+        into.xcomp_permitted = outcome.result(self.xcomp.0).map_or(0, |_| outcome.u64(self.xcomp.1));
+        // si_pid stays 0 when there is nothing to report.
+        let reported = |d: &&DataRef| word(outcome.bytes(**d), 8) as u32 != 0 || word(outcome.bytes(**d), 16) as u32 != 0;
+        into.stop_reports =
+            stopped_children.iter().zip(&self.reports).filter(|(_, d)| reported(d)).map(|(child, _)| *child).collect();
+    }
+}
+
+/// Queues a prctl whose error is an answer.
+fn prctl(batch: &mut Batch, label: &str, option: i32, rest: &[Arg]) -> Slot {
+    let mut args = [Arg::Value(0); 5];
+    args[0] = option.into();
+    args[1..=rest.len()].copy_from_slice(rest);
+    batch.try_call(label, nr::PRCTL, &args)
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }

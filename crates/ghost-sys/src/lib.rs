@@ -29,6 +29,7 @@ pub mod ptrace;
 pub mod remote;
 pub mod sched;
 pub mod scm;
+pub mod task;
 pub mod signal;
 
 pub use errno::Errno;

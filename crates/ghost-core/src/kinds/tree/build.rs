@@ -1,0 +1,506 @@
+//! Making the processes of a tree, each a [`Stub`] that the other kinds fill.
+
+use super::plan::{Birth, Plan};
+use super::taken::retry;
+use super::{CLONE_FILES, CLONE_FS, CLONE_PARENT, CLONE_SIGHAND, CLONE_VM};
+use crate::error::{Context, KindError};
+use crate::import::{Building, ImportCx, remote};
+use crate::options::Pids;
+use ghost_image::record as rec;
+use ghost_sys::ptrace::{Stop, Waited};
+use ghost_sys::remote::{Batch, Executor, Outcome, RemoteError, Stub};
+use ghost_sys::{Errno, Pid, nr, proc, task};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+const SIGCHLD: u32 = libc::SIGCHLD as u32;
+const PR_SET_CHILD_SUBREAPER: i32 = 36;
+
+/// A process that exists only until the tree stands: it leads a session or a group whose leader has died.
+#[derive(Debug)]
+struct Helper {
+    stub: Stub,
+    /// The process that has to wait for it; None when that is ghost.
+    parent: Option<usize>,
+    sid: Pid,
+}
+
+struct Builder<'a, 'b> {
+    cx: &'a mut ImportCx<'b>,
+    plan: Plan,
+    records: &'b [rec::Process],
+    stubs: Vec<Option<Stub>>,
+    /// The session that each is in now, by its number in the ghost.
+    sids: Vec<Pid>,
+    helpers: Vec<Helper>,
+    deadline: Instant,
+    /// First process with each shared object, by sort and id.
+    owners: [HashMap<u32, usize>; 4],
+}
+
+/// Which process forks another.
+#[derive(Clone, Copy)]
+enum Forker {
+    Process(usize),
+    Helper(usize),
+}
+
+/// Makes every process with its pid, parent, session, group and shared objects; zombies end here.
+pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let records: &[rec::Process] = &cx.model.processes;
+    if records.is_empty() {
+        return Err(KindError::conflict("making the processes", "the ghost has no process"));
+    }
+    let plan = Plan::new(records).map_err(|words| KindError::conflict("ordering the processes", words))?;
+    if cx.options.pids != Pids::New {
+        for process in records {
+            cx.pids.insert(process.pid, process.pid);
+            cx.pids.extend(process.threads.iter().map(|t| (t.tid, t.tid)));
+        }
+    }
+    let mut owners: [HashMap<u32, usize>; 4] = Default::default();
+    for (i, process) in records.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
+        for (map, (_, id)) in owners.iter_mut().zip(objects(process)) {
+            map.entry(id).or_insert(i);
+        }
+    }
+    let deadline = Instant::now() + Duration::from_millis(cx.options.wait_for_pids_ms);
+    let n = records.len();
+    let mut builder = Builder {
+        cx,
+        plan,
+        records,
+        stubs: (0..n).map(|_| None).collect(),
+        sids: vec![0; n],
+        helpers: Vec::new(),
+        deadline,
+        owners,
+    };
+    builder.root()?;
+    builder.births()?;
+    builder.groups()?;
+    builder.end_helpers()?;
+    builder.end_zombies()?;
+    builder.hand_in()
+}
+
+/// What a process may share, with the clone flag of each.
+fn objects(p: &rec::Process) -> [(u64, u32); 4] {
+    [(CLONE_VM, p.mm_id), (CLONE_FILES, p.fd_table_id), (CLONE_FS, p.fs_id), (CLONE_SIGHAND, p.sighand_id)]
+}
+
+impl Builder<'_, '_> {
+    /// The pid to ask for: the kernel's choice (0) when any will do.
+    fn wanted(&self, pid: Pid) -> Pid {
+        if self.cx.options.pids == Pids::New { 0 } else { pid }
+    }
+
+    fn root(&mut self) -> Result<(), KindError> {
+        let keep = [self.cx.control_fd];
+        let layout = self.cx.layout;
+        let pid = self.records[0].pid;
+        let Birth::Into(sid @ 1..) = self.plan.births[0] else {
+            let wanted = self.wanted(pid);
+            let stub = retry(pid, self.deadline, || Stub::spawn(wanted, layout, &keep))?;
+            return self.born(0, stub, 0);
+        };
+        if !self.plan.dead_sessions.contains(&sid) {
+            return Err(cannot(pid, format!("its session {sid} is led by one of its own descendants")));
+        }
+        let wanted = self.wanted(sid);
+        let stub = retry(sid, self.deadline, || Stub::spawn(wanted, layout, &keep))?;
+        let helper = self.lead(stub, None, sid)?;
+        self.fork(Forker::Helper(helper), 0, CLONE_PARENT)
+    }
+
+    /// Makes a helper the leader of a session.
+    fn lead(&mut self, mut stub: Stub, parent: Option<usize>, sid: Pid) -> Result<usize, KindError> {
+        make(&mut stub, sid, "setsid for a session whose leader has died", nr::SETSID, &[])?;
+        self.cx.pids.insert(sid, stub.pid);
+        self.helpers.push(Helper { stub, parent, sid });
+        Ok(self.helpers.len() - 1)
+    }
+
+    fn born(&mut self, index: usize, stub: Stub, sid: Pid) -> Result<(), KindError> {
+        let old = self.records[index].pid;
+        // Signals wait until the program itself decides about them.
+        stub.thread.set_signal_mask(u64::MAX).step_on(old, String::new, "blocking its signals")?;
+        self.cx.pids.insert(old, stub.pid);
+        self.sids[index] = sid;
+        self.stubs[index] = Some(stub);
+        Ok(())
+    }
+
+    fn fork(&mut self, forker: Forker, index: usize, flags: u64) -> Result<(), KindError> {
+        let record = &self.records[index];
+        let wanted = self.wanted(record.pid);
+        // A sibling made by CLONE_PARENT has the exit signal of the one that forked it.
+        let signal = if flags & CLONE_PARENT == 0 { record.exit_signal } else { 0 };
+        let (from, sid) = match forker {
+            Forker::Process(i) => (self.stubs[i].as_mut(), self.sids[i]),
+            Forker::Helper(i) => (Some(&mut self.helpers[i].stub), self.helpers[i].sid),
+        };
+        let from = from.ok_or_else(|| cannot(record.pid, "the process that has to fork it is not there".into()))?;
+        let stub = retry(record.pid, self.deadline, || from.fork(wanted, flags, signal))?;
+        self.born(index, stub, sid)
+    }
+
+    /// Forks all descendants of the root, each into its session.
+    fn births(&mut self) -> Result<(), KindError> {
+        let mut ready = vec![0];
+        let mut deferred = Vec::new();
+        while let Some(i) = ready.pop() {
+            self.settle(i, &mut ready, &mut deferred)?;
+            while ready.is_empty() && !deferred.is_empty() {
+                let before = deferred.len();
+                let mut still = Vec::new();
+                for child in std::mem::take(&mut deferred) {
+                    if self.adopt(child)? {
+                        ready.push(child);
+                    } else {
+                        still.push(child);
+                    }
+                }
+                if still.len() == before {
+                    let record = &self.records[still[0]];
+                    return Err(cannot(record.pid, format!("nobody below its parent can have its session {}", record.sid)));
+                }
+                deferred = still;
+            }
+        }
+        Ok(())
+    }
+
+    /// A process that was just born: its early children, its own session, its other children.
+    fn settle(&mut self, i: usize, ready: &mut Vec<usize>, deferred: &mut Vec<usize>) -> Result<(), KindError> {
+        let children = std::mem::take(&mut self.plan.children[i]);
+        let own = self.records[i].pid;
+        let leads = self.plan.sids[i] == own;
+        let mut late = Vec::new();
+        for &child in &children {
+            let early = leads && self.plan.births[child] == Birth::Into(self.sids[i]);
+            if early && self.fork_child(i, child)? {
+                ready.push(child);
+            } else {
+                late.push(child);
+            }
+        }
+        if leads {
+            let stub = self.stubs[i].as_mut().expect("it was just born");
+            make(stub, own, "setsid", nr::SETSID, &[])?;
+            self.sids[i] = own;
+        }
+        for child in late {
+            let here = matches!(self.plan.births[child], Birth::Any) || self.plan.births[child] == Birth::Into(self.sids[i]);
+            if here && self.fork_child(i, child)? {
+                ready.push(child);
+            } else {
+                deferred.push(child);
+            }
+        }
+        self.plan.children[i] = children;
+        Ok(())
+    }
+
+    /// Whether `by` has all the objects that the process must share with an earlier one.
+    fn shares_enough(&self, by: usize, index: usize) -> bool {
+        objects(&self.records[index]).iter().zip(objects(&self.records[by])).zip(&self.owners).all(
+            |((&(_, own), (_, theirs)), owners)| {
+                own == 0 || own == theirs || owners.get(&own).is_none_or(|&first| first == index)
+            },
+        )
+    }
+
+    fn shared_flags(&self, by: usize, index: usize) -> u64 {
+        let pairs = objects(&self.records[index]).into_iter().zip(objects(&self.records[by]));
+        pairs.filter(|((_, own), (_, theirs))| *own != 0 && own == theirs).map(|((flag, _), _)| flag).sum()
+    }
+
+    /// Forks a child by its parent, or by a sibling that has what it must share. False: not now.
+    fn fork_child(&mut self, parent: usize, child: usize) -> Result<bool, KindError> {
+        if self.shares_enough(parent, child) {
+            self.fork(Forker::Process(parent), child, self.shared_flags(parent, child))?;
+            return Ok(true);
+        }
+        let sid = self.sids[parent];
+        self.fork_by_sibling(parent, child, sid)
+    }
+
+    fn fork_by_sibling(&mut self, parent: usize, child: usize, sid: Pid) -> Result<bool, KindError> {
+        let siblings = &self.plan.children[parent];
+        let siblings: Box<dyn Iterator<Item = usize>> = if siblings.is_empty() {
+            // Taken out while its children are being born.
+            Box::new((0..child).filter(|&s| self.plan.parents[s] == Some(parent)))
+        } else {
+            Box::new(siblings.iter().copied())
+        };
+        let mut fit = siblings.filter(|&s| {
+            self.stubs[s].is_some() && self.sids[s] == sid && self.records[s].exit_signal == self.records[child].exit_signal
+        });
+        let Some(sibling) = fit.find(|&s| self.shares_enough(s, child)) else { return Ok(false) };
+        drop(fit);
+        self.fork(Forker::Process(sibling), child, CLONE_PARENT | self.shared_flags(sibling, child))?;
+        Ok(true)
+    }
+
+    /// Makes a child whose session its parent is not in: it was forked by somebody who has died since.
+    fn adopt(&mut self, child: usize) -> Result<bool, KindError> {
+        let Some(parent) = self.plan.parents[child] else { return Ok(false) };
+        let sid = match self.plan.births[child] {
+            Birth::Into(sid) => sid,
+            Birth::Any => self.sids[parent],
+        };
+        if self.fork_by_sibling(parent, child, sid)? {
+            return Ok(true);
+        }
+        if !self.shares_enough(parent, child) && self.shared_flags(parent, child) == 0 && self.must_share(child) {
+            return Ok(false);
+        }
+        if self.plan.dead_sessions.contains(&sid) {
+            let at = self.helpers.iter().position(|h| h.sid == sid && h.parent == Some(parent));
+            let at = match at {
+                Some(at) => at,
+                // Its number is taken once by the helper of another parent: that one forks, and dies.
+                None if self.helpers.iter().any(|h| h.sid == sid) => return Ok(false),
+                None => {
+                    let wanted = self.wanted(sid);
+                    let from = self.stubs[parent].as_mut().expect("parents are born first");
+                    let stub = retry(sid, self.deadline, || from.fork(wanted, 0, SIGCHLD))?;
+                    self.lead(stub, Some(parent), sid)?
+                }
+            };
+            self.fork(Forker::Helper(at), child, CLONE_PARENT)?;
+            return Ok(true);
+        }
+        let Some(member) = self.descendant_in(parent, sid) else { return Ok(false) };
+        self.orphan(parent, member, child)?;
+        Ok(true)
+    }
+
+    fn must_share(&self, index: usize) -> bool {
+        objects(&self.records[index])
+            .iter()
+            .zip(&self.owners)
+            .any(|((_, id), owners)| *id != 0 && owners.get(id).is_some_and(|first| *first != index))
+    }
+
+    /// A process below `ancestor` that is in this session now.
+    fn descendant_in(&self, ancestor: usize, sid: Pid) -> Option<usize> {
+        (ancestor + 1..self.records.len()).find(|&i| {
+            let mut at = Some(i);
+            while let Some(a) = at.filter(|a| *a > ancestor) {
+                at = self.plan.parents[a];
+            }
+            at == Some(ancestor) && self.sids[i] == sid && self.stubs[i].is_some()
+        })
+    }
+
+    /// As the kernel once did it: a member of the session forks a process that forks the child and dies.
+    fn orphan(&mut self, parent: usize, member: usize, child: usize) -> Result<(), KindError> {
+        let old = self.records[child].pid;
+        let reaper = self.stubs[parent].as_mut().expect("parents are born first");
+        make(reaper, old, "PR_SET_CHILD_SUBREAPER", nr::PRCTL, &[PR_SET_CHILD_SUBREAPER as u64, 1])?;
+        let sid = self.sids[member];
+        let helper = loop {
+            let from = self.stubs[member].as_mut().expect("it was found alive");
+            let stub = from.fork(0, 0, SIGCHLD).map_err(|e| remote(old, e))?;
+            let in_the_way = self.cx.options.pids != Pids::New && self.cx.pids.contains_key(&stub.pid);
+            let helper = Helper { stub, parent: Some(member), sid };
+            if !in_the_way {
+                break helper;
+            }
+            // The kernel chose a pid that another process of the tree will need; the next one it chooses is higher.
+            self.end_helper(helper)?;
+        };
+        self.helpers.push(helper);
+        self.fork(Forker::Helper(self.helpers.len() - 1), child, 0)?;
+        let helper = self.helpers.pop().expect("it was just put there");
+        self.end_helper(helper)?;
+        let reaper = self.stubs[parent].as_mut().expect("parents are born first");
+        make(reaper, old, "PR_SET_CHILD_SUBREAPER", nr::PRCTL, &[PR_SET_CHILD_SUBREAPER as u64, 0])
+    }
+
+    /// Puts every process into its group; founders first, so that the groups exist, and those that moved on last.
+    fn groups(&mut self) -> Result<(), KindError> {
+        let founders: Vec<usize> = (0..self.records.len())
+            .filter(|&i| self.plan.group_founders.contains(&self.records[i].pid) && self.plan.sids[i] != self.records[i].pid)
+            .collect();
+        self.set_groups(&founders, |_, _| 0)?;
+        for (pgid, sid) in self.plan.dead_groups.clone() {
+            let Some(member) = (0..self.records.len()).find(|&i| self.plan.pgids[i] == pgid) else { continue };
+            let wanted = self.wanted(pgid);
+            let from = self.stubs[member].as_mut().expect("all are born");
+            let mut stub = retry(pgid, self.deadline, || from.fork(wanted, 0, SIGCHLD))?;
+            make(&mut stub, pgid, "setpgid for a group whose leader has died", nr::SETPGID, &[0, 0])?;
+            self.cx.pids.insert(pgid, stub.pid);
+            self.helpers.push(Helper { stub, parent: Some(member), sid });
+        }
+        let moves = |b: &Self, i: usize| {
+            let own = b.records[i].pid;
+            b.plan.pgids[i] != 0 && b.plan.pgids[i] != own && b.plan.sids[i] != own
+        };
+        let (last, first): (Vec<usize>, Vec<usize>) =
+            (0..self.records.len()).filter(|&i| moves(self, i)).partition(|i| founders.contains(i));
+        for part in [first, last] {
+            self.set_groups(&part, |b, i| b.cx.pid(b.plan.pgids[i]))?;
+        }
+        Ok(())
+    }
+
+    fn set_groups(&mut self, who: &[usize], group: impl Fn(&Self, usize) -> Pid) -> Result<(), KindError> {
+        let batches: Vec<(usize, Batch)> = who
+            .iter()
+            .map(|&i| {
+                let mut batch = Batch::new();
+                let pgid = group(self, i);
+                batch.call(format!("setpgid to {pgid}"), nr::SETPGID, &[0.into(), pgid.into()]);
+                (i, batch)
+            })
+            .collect();
+        let mut wanted = batches.iter().peekable();
+        let mut work = Vec::with_capacity(who.len());
+        for (i, stub) in self.stubs.iter_mut().enumerate() {
+            if let (Some((_, batch)), Some(stub)) = (wanted.next_if(|(w, _)| *w == i), stub.as_mut()) {
+                work.push((stub, batch));
+            }
+        }
+        for (result, i) in Stub::run_all(&mut work).into_iter().zip(who) {
+            result.map_err(|e| remote(self.records[*i].pid, e))?;
+        }
+        Ok(())
+    }
+
+    fn end_helpers(&mut self) -> Result<(), KindError> {
+        for helper in std::mem::take(&mut self.helpers) {
+            self.end_helper(helper)?;
+        }
+        Ok(())
+    }
+
+    fn end_helper(&mut self, helper: Helper) -> Result<(), KindError> {
+        let (pid, sid) = (helper.stub.pid, helper.sid);
+        end_with(helper.stub, sid, 0)?;
+        if let Some(parent) = helper.parent {
+            let stub = self.stubs[parent].as_mut().expect("it forked the helper");
+            // Its SIGCHLD is taken back when the signals are put in order.
+            make(stub, self.records[parent].pid, "waiting for a helper", nr::WAIT4, &[pid as u64, 0, 0, 0])?;
+        }
+        Ok(())
+    }
+
+    fn end_zombies(&mut self) -> Result<(), KindError> {
+        for (i, record) in self.records.iter().enumerate() {
+            let Some(zombie) = &record.zombie else { continue };
+            let stub = self.stubs[i].take().expect("all are born");
+            if let Some(thread) = record.threads.first() {
+                rename(stub, record.pid, &thread.comm).and_then(|stub| end_with(stub, record.pid, zombie.status))?;
+            } else {
+                end_with(stub, record.pid, zombie.status)?;
+            }
+            if zombie.status & 0x80 != 0 {
+                self.cx.notes.push(rec::Note {
+                    pid: record.pid,
+                    kind: "zombie".into(),
+                    subject: "wait status".into(),
+                    text: "wait no longer says that a core was dumped".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_in(self) -> Result<(), KindError> {
+        if self.cx.options.pids != Pids::Same || self.records[0].sid_outside {
+            // What refers to a session or group outside means that of the restorer now.
+            let own = ghost_sys::proc::ProcDir::own().and_then(|d| proc::read_stat(&d));
+            let own = own.step("looking up the session of ghost")?;
+            for p in self.records {
+                if p.sid_outside {
+                    self.cx.pids.insert(p.sid, own.sid);
+                }
+                if p.pgid_outside {
+                    self.cx.pids.insert(p.pgid, own.pgid);
+                }
+            }
+        }
+        let pids: Vec<Pid> = self.records.iter().map(|p| self.cx.pid(p.pid)).collect();
+        self.cx.building = self
+            .stubs
+            .into_iter()
+            .zip(pids)
+            .map(|(leader, pid)| Building { pid, leader, threads: Vec::new(), batch: Batch::new() })
+            .collect();
+        Ok(())
+    }
+}
+
+fn cannot(pid: Pid, words: String) -> KindError {
+    KindError::conflict("making the process", words).on(pid, "")
+}
+
+/// Makes one call that must succeed.
+fn make(stub: &mut Stub, old: Pid, label: &str, nr: i64, args: &[u64]) -> Result<(), KindError> {
+    let args: Vec<_> = args.iter().map(|a| (*a).into()).collect();
+    let mut batch = Batch::new();
+    batch.call(label, nr, &args);
+    stub.run(&batch).map(|_: Outcome| ()).map_err(|e| remote(old, e))
+}
+
+fn rename(mut stub: Stub, old: Pid, comm: &str) -> Result<Stub, KindError> {
+    const PR_SET_NAME: i32 = 15;
+    let mut batch = Batch::new();
+    let name = batch.c_string(comm.as_bytes());
+    batch.call("PR_SET_NAME", nr::PRCTL, &[PR_SET_NAME.into(), name.into()]);
+    stub.run(&batch).map_err(|e| remote(old, e))?;
+    Ok(stub)
+}
+
+/// Ends a process so that `wait(2)` reports this status, less the flag for a core.
+fn end_with(mut stub: Stub, old: Pid, status: u32) -> Result<(), KindError> {
+    let signal = (status & 0x7f) as i32;
+    let on = |e: KindError| e.on(old, format!("wait status {status:#x}"));
+    if signal == 0 {
+        let mut batch = Batch::new();
+        batch.call("exit_group", nr::EXIT_GROUP, &[((status >> 8) & 0xff).into()]);
+        return match stub.run(&batch) {
+            Err(RemoteError::Died(_)) => Ok(()),
+            Ok(_) => Err(on(KindError::conflict("ending it", "it did not end"))),
+            Err(e) => Err(on(KindError::new("ending it", e))),
+        };
+    }
+    if !(1..=64).contains(&signal) || is_harmless(signal) {
+        return Err(on(KindError::conflict("ending it", "no process can end with this status")));
+    }
+    // A limit of one byte means no core, even where cores go to a program.
+    task::set_limit(stub.pid, libc::RLIMIT_CORE, 1, 1).step("forbidding its core").map_err(on)?;
+    if signal != libc::SIGKILL {
+        let pid = stub.pid;
+        make(&mut stub, old, "kill", nr::KILL, &[pid as u64, signal as u64])?;
+    } else {
+        task::kill(stub.pid, signal).step("SIGKILL").map_err(on)?;
+    }
+    let tid = stub.thread.tid();
+    let Stub { thread, .. } = stub;
+    let _ = thread.set_signal_mask(0);
+    let mut running = match thread.resume(0) {
+        Ok(running) => running,
+        // Killed while it was stopped.
+        Err(Errno(libc::ESRCH)) => ghost_sys::ptrace::adopt(tid),
+        Err(e) => return Err(on(KindError::new("ending it", e))),
+    };
+    loop {
+        match running.wait().step("ending it").map_err(on)? {
+            Waited::Gone(_) => return Ok(()),
+            Waited::Stopped(s, Stop::Signal(held)) => running = s.resume(held).step("ending it").map_err(on)?,
+            Waited::Stopped(s, _) => running = s.resume(0).step("ending it").map_err(on)?,
+        }
+    }
+}
+
+/// Signals that end nothing by themselves.
+fn is_harmless(signal: i32) -> bool {
+    matches!(
+        signal,
+        libc::SIGCHLD | libc::SIGCONT | libc::SIGURG | libc::SIGWINCH | libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
+    )
+}
