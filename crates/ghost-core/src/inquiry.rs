@@ -122,7 +122,10 @@ impl Answers {
         let by_pid: HashMap<Pid, &FrozenProcess> = frozen.processes.iter().map(|p| (p.pid, p)).collect();
         let processes = view.processes.iter().map(|process| match by_pid.get(&process.pid) {
             Some(frozen) if !frozen.threads.is_empty() => ask_process(view, process, frozen),
-            _ => Ok(ProcessAnswers { threads: vec![ThreadAnswers::default(); process.threads.len()], ..ProcessAnswers::default() }),
+            _ => Ok(ProcessAnswers {
+                threads: vec![ThreadAnswers::default(); process.threads.len()],
+                ..ProcessAnswers::default()
+            }),
         });
         Ok(Self { processes: processes.collect::<Result<_, _>>()? })
     }
@@ -132,8 +135,12 @@ fn ask_process(view: &TreeView, process: &ProcessView, frozen: &FrozenProcess) -
     let pid = process.pid;
     let by_tid: HashMap<Pid, &FrozenThread> = frozen.threads.iter().map(|t| (t.stopped.tid(), t)).collect();
     let timers = proc::read_timers(&process.dir).step_on(pid, String::new, "listing its POSIX timers")?;
-    let stopped_children: Vec<Pid> =
-        view.processes.iter().filter(|p| p.stat.ppid == pid && matches!(p.stat.state, b'T' | b't')).map(|p| p.pid).collect();
+    let stopped_children: Vec<Pid> = view
+        .processes
+        .iter()
+        .filter(|p| p.stat.ppid == pid && matches!(p.stat.state, b'T' | b't'))
+        .map(|p| p.pid)
+        .collect();
     let mut puppet = Puppet::new(pid).step_on(pid, String::new, "preparing to ask it")?;
     let mut answers = ProcessAnswers::default();
     let mut asked = false;
@@ -320,7 +327,8 @@ impl ProcessQuestions {
         into.memory_merge = number(self.memory_merge) != 0;
         into.xcomp_permitted = outcome.result(self.xcomp.0).map_or(0, |_| outcome.u64(self.xcomp.1));
         // si_pid stays 0 when there is nothing to report.
-        let reported = |d: &&DataRef| word(outcome.bytes(**d), 8) as u32 != 0 || word(outcome.bytes(**d), 16) as u32 != 0;
+        let reported =
+            |d: &&DataRef| word(outcome.bytes(**d), 8) as u32 != 0 || word(outcome.bytes(**d), 16) as u32 != 0;
         into.stop_reports =
             stopped_children.iter().zip(&self.reports).filter(|(_, d)| reported(d)).map(|(child, _)| *child).collect();
     }

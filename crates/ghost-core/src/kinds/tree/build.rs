@@ -138,7 +138,10 @@ impl Builder<'_, '_> {
         let signal = if flags & CLONE_PARENT == 0 { record.exit_signal } else { 0 };
         let (from, sid) = match forker {
             Forker::Process(i) => (self.stubs[i].as_mut(), self.sids[i]),
-            Forker::Helper(i) => (Some(&mut self.helpers[i].stub), self.helpers[i].sid),
+            Forker::Helper(i) => {
+                let helper = &mut self.helpers[i];
+                (Some(&mut helper.stub), helper.sid)
+            }
         };
         let from = from.ok_or_else(|| cannot(record.pid, "the process that has to fork it is not there".into()))?;
         let stub = retry(record.pid, self.deadline, || from.fork(wanted, flags, signal))?;
@@ -163,7 +166,10 @@ impl Builder<'_, '_> {
                 }
                 if still.len() == before {
                     let record = &self.records[still[0]];
-                    return Err(cannot(record.pid, format!("nobody below its parent can have its session {}", record.sid)));
+                    return Err(cannot(
+                        record.pid,
+                        format!("nobody below its parent can have its session {}", record.sid),
+                    ));
                 }
                 deferred = still;
             }
@@ -191,7 +197,8 @@ impl Builder<'_, '_> {
             self.sids[i] = own;
         }
         for child in late {
-            let here = matches!(self.plan.births[child], Birth::Any) || self.plan.births[child] == Birth::Into(self.sids[i]);
+            let here =
+                matches!(self.plan.births[child], Birth::Any) || self.plan.births[child] == Birth::Into(self.sids[i]);
             if here && self.fork_child(i, child)? {
                 ready.push(child);
             } else {
@@ -235,7 +242,9 @@ impl Builder<'_, '_> {
             Box::new(siblings.iter().copied())
         };
         let mut fit = siblings.filter(|&s| {
-            self.stubs[s].is_some() && self.sids[s] == sid && self.records[s].exit_signal == self.records[child].exit_signal
+            self.stubs[s].is_some()
+                && self.sids[s] == sid
+                && self.records[s].exit_signal == self.records[child].exit_signal
         });
         let Some(sibling) = fit.find(|&s| self.shares_enough(s, child)) else { return Ok(false) };
         drop(fit);
@@ -323,7 +332,9 @@ impl Builder<'_, '_> {
     /// Puts every process into its group; founders first, so that the groups exist, and those that moved on last.
     fn groups(&mut self) -> Result<(), KindError> {
         let founders: Vec<usize> = (0..self.records.len())
-            .filter(|&i| self.plan.group_founders.contains(&self.records[i].pid) && self.plan.sids[i] != self.records[i].pid)
+            .filter(|&i| {
+                self.plan.group_founders.contains(&self.records[i].pid) && self.plan.sids[i] != self.records[i].pid
+            })
             .collect();
         self.set_groups(&founders, |_, _| 0)?;
         for (pgid, sid) in self.plan.dead_groups.clone() {
@@ -412,7 +423,7 @@ impl Builder<'_, '_> {
     fn hand_in(self) -> Result<(), KindError> {
         if self.cx.options.pids != Pids::Same || self.records[0].sid_outside {
             // What refers to a session or group outside means that of the restorer now.
-            let own = ghost_sys::proc::ProcDir::own().and_then(|d| proc::read_stat(&d));
+            let own = proc::ProcDir::own().and_then(|d| proc::read_stat(&d));
             let own = own.step("looking up the session of ghost")?;
             for p in self.records {
                 if p.sid_outside {
@@ -501,6 +512,13 @@ fn end_with(mut stub: Stub, old: Pid, status: u32) -> Result<(), KindError> {
 fn is_harmless(signal: i32) -> bool {
     matches!(
         signal,
-        libc::SIGCHLD | libc::SIGCONT | libc::SIGURG | libc::SIGWINCH | libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
+        libc::SIGCHLD
+            | libc::SIGCONT
+            | libc::SIGURG
+            | libc::SIGWINCH
+            | libc::SIGSTOP
+            | libc::SIGTSTP
+            | libc::SIGTTIN
+            | libc::SIGTTOU
     )
 }

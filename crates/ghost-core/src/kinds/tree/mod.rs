@@ -101,12 +101,7 @@ fn waits_for_vfork(process: &ProcessView) -> Option<Pid> {
 /// What a process shares, as clone flags, each with the earlier process it shares it with.
 fn shares(view: &TreeView, index: usize) -> [(u64, Option<usize>); 4] {
     let p = &view.processes[index];
-    [
-        (CLONE_VM, p.shares_mm),
-        (CLONE_FILES, p.shares_files),
-        (CLONE_FS, p.shares_fs),
-        (CLONE_SIGHAND, p.shares_sighand),
-    ]
+    [(CLONE_VM, p.shares_mm), (CLONE_FILES, p.shares_files), (CLONE_FS, p.shares_fs), (CLONE_SIGHAND, p.shares_sighand)]
 }
 
 /// The clone flags of a process that shares something, and the first owner; None when it shares nothing.
