@@ -27,6 +27,7 @@ const PR_GET_PDEATHSIG: i32 = 2;
 const PR_GET_DUMPABLE: i32 = 3;
 const PR_GET_TSC: i32 = 25;
 const PR_GET_SECUREBITS: i32 = 27;
+const PR_GET_TIMERSLACK: i32 = 30;
 const PR_MCE_KILL_GET: i32 = 34;
 const PR_GET_CHILD_SUBREAPER: i32 = 37;
 const PR_GET_TID_ADDRESS: i32 = 40;
@@ -106,6 +107,10 @@ pub struct ThreadAnswers {
     pub pdeath_signal: u32,
     /// PR_GET_SECUREBITS.
     pub securebits: u32,
+    /// `personality(2)`.
+    pub personality: u32,
+    /// PR_GET_TIMERSLACK in nanoseconds; 0 for a real-time thread.
+    pub timer_slack_ns: u64,
     /// PR_GET_TSC: 1 enabled, 2 SIGSEGV; 0 unknown.
     pub tsc_mode: u32,
     /// ARCH_GET_CPUID: Some(true) when enabled.
@@ -188,6 +193,8 @@ struct ThreadQuestions {
     tid_address: (Slot, DataRef),
     pdeath: DataRef,
     securebits: Slot,
+    personality: Slot,
+    timer_slack: Slot,
     tsc: (Slot, DataRef),
     cpuid: Slot,
     mce_kill: Slot,
@@ -207,6 +214,8 @@ impl ThreadQuestions {
             alt_stack,
             tid_address: (asked, address),
             pdeath,
+            personality: batch.call("personality", nr::PERSONALITY, &[u32::MAX.into()]),
+            timer_slack: prctl(batch, "PR_GET_TIMERSLACK", PR_GET_TIMERSLACK, &[]),
             securebits: prctl(batch, "PR_GET_SECUREBITS", PR_GET_SECUREBITS, &[]),
             tsc: (prctl(batch, "PR_GET_TSC", PR_GET_TSC, &[tsc.into()]), tsc),
             cpuid: batch.try_call("ARCH_GET_CPUID", nr::ARCH_PRCTL, &[ARCH_GET_CPUID.into()]),
@@ -225,6 +234,8 @@ impl ThreadQuestions {
             clear_child_tid: outcome.result(self.tid_address.0).map_or(0, |_| outcome.u64(self.tid_address.1)),
             pdeath_signal: outcome.u32(self.pdeath),
             securebits: number(self.securebits).unwrap_or(0),
+            personality: number(self.personality).unwrap_or(0),
+            timer_slack_ns: outcome.result(self.timer_slack).map_or(0, |v| v as u64),
             tsc_mode: number(self.tsc.0).map_or(0, |_| outcome.u32(self.tsc.1)),
             cpuid: number(self.cpuid).map(|v| v != 0),
             mce_kill: number(self.mce_kill),

@@ -16,6 +16,7 @@ pub mod cpu;
 pub mod errno;
 pub mod fdops;
 pub mod file;
+mod inject;
 pub mod kcmp;
 pub mod mortal;
 pub mod nr;

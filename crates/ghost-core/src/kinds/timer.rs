@@ -1,11 +1,193 @@
-//! timer.rs
+//! Timers that send signals: the three of `setitimer(2)` and those of `timer_create(2)`.
+//!
+//! Read: `getitimer(2)`, `timer_gettime(2)` asked inside, `/proc/PID/timers` (Linux 3.10, CONFIG_CHECKPOINT_RESTORE). Rebuilt by
+//! the process itself. A timer keeps its id: with PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15) the program's number is given to
+//! `timer_create(2)`; before, ids are handed out in ascending order, so timers are made and deleted up to the one that is due.
+//!
+//! Each goes on with the time that was left at the freeze. Lost: the count of expirations that `timer_getoverrun(2)` would tell.
+//! Refused: nothing. A CPU-time clock counts from the new process's own zero, but what is left of the timer is kept.
+
 use crate::error::{Blocker, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
 use crate::view::TreeView;
-/// See the table.
+use ghost_image::record as rec;
+use ghost_sys::remote::Batch;
+use ghost_sys::{Pid, nr};
+
+const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
+const NS: i64 = 1_000_000_000;
+/// Ids that are reached by making and deleting timers; each costs two calls.
+const REACHABLE: i32 = 20_000;
+
+/// Nothing about a timer keeps it from travelling.
 pub fn check(_view: &TreeView, _out: &mut Vec<Blocker>) {}
-/// See the table.
-pub fn export(_cx: &mut ExportCx<'_>) -> Result<(), KindError> { Ok(()) }
-/// See the table.
-pub fn finish(_cx: &mut ImportCx<'_>) -> Result<(), KindError> { Ok(()) }
+
+/// Adds the timers to the process records.
+pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
+    for (answers, record) in cx.answers.processes.iter().zip(&mut cx.model.processes) {
+        record.itimers = answers
+            .itimers
+            .iter()
+            .zip(0..)
+            .filter(|((_, value), _)| *value != 0)
+            .map(|(&(interval_us, value_us), which)| rec::Interval {
+                which,
+                interval_ns: interval_us.saturating_mul(1000),
+                value_ns: value_us.saturating_mul(1000),
+            })
+            .collect();
+        record.posix_timers = answers
+            .timers
+            .iter()
+            .map(|t| rec::PosixTimer {
+                id: t.timer.id,
+                clock: t.timer.clock,
+                signal: t.timer.signal as u32,
+                notify: t.timer.notify as u32,
+                thread: if t.timer.notify & libc::SIGEV_THREAD_ID != 0 { t.timer.target } else { 0 },
+                sigval: t.timer.sigval,
+                interval_ns: t.interval_ns,
+                value_ns: t.value_ns,
+                overrun: t.overrun,
+            })
+            .collect();
+        record.posix_timers.sort_unstable_by_key(|t| t.id);
+    }
+    Ok(())
+}
+
+/// Makes and arms the timers.
+pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let model = cx.model;
+    // Made first, all of them, so that nothing comes between arming and running.
+    for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
+        if record.posix_timers.is_empty() {
+            continue;
+        }
+        create(cx, index, &record.posix_timers)?;
+        for t in record.posix_timers.iter().filter(|t| t.overrun > 0) {
+            cx.notes.push(rec::Note {
+                pid: record.pid,
+                kind: "timer".into(),
+                subject: format!("timer {}", t.id),
+                text: format!("timer_getoverrun no longer tells of {} expirations before the checkpoint", t.overrun),
+            });
+        }
+    }
+    for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
+        let batch = &mut cx.building[index].batch;
+        for t in &record.posix_timers {
+            let spec = batch.data(&spans(t.interval_ns, t.value_ns, 1));
+            let args = [t.id.into(), 0.into(), spec.into(), 0.into()];
+            batch.call(format!("timer_settime of timer {}", t.id), nr::TIMER_SETTIME, &args);
+        }
+        for t in &record.itimers {
+            let spec = batch.data(&spans(t.interval_ns, t.value_ns, 1000));
+            batch.call(format!("setitimer {}", t.which), nr::SETITIMER, &[t.which.into(), spec.into(), 0.into()]);
+        }
+    }
+    cx.flush_all()
+}
+
+/// struct itimerspec or itimerval: interval and value in seconds and units of `unit` nanoseconds; never rounded to "off".
+fn spans(interval_ns: i64, value_ns: i64, unit: i64) -> Vec<u8> {
+    let parts = |ns: i64| {
+        let units = ns.max(0).div_euclid(unit) + i64::from(ns.max(0) % unit != 0);
+        [units / (NS / unit), units % (NS / unit)]
+    };
+    [parts(interval_ns), parts(value_ns)].concat().into_iter().flat_map(i64::to_ne_bytes).collect()
+}
+
+fn create(cx: &mut ImportCx<'_>, index: usize, timers: &[rec::PosixTimer]) -> Result<(), KindError> {
+    let mut batch = Batch::new();
+    let on = batch.try_call(
+        "PR_TIMER_CREATE_RESTORE_IDS",
+        nr::PRCTL,
+        &[PR_TIMER_CREATE_RESTORE_IDS.into(), 1.into(), 0.into(), 0.into(), 0.into()],
+    );
+    let has_ids = cx.run(index, &batch)?.result(on).is_ok();
+    let old = cx.record(index).pid;
+    let mut next = 0;
+    for t in timers {
+        if t.id < 0 || (!has_ids && t.id >= REACHABLE) {
+            let words = format!("its id {} cannot be reached on this kernel (Linux 6.15 can)", t.id);
+            return Err(KindError::conflict("making its timers", words).on(old, format!("timer {}", t.id)));
+        }
+        let mut batch = Batch::new();
+        while !has_ids && next < t.id {
+            let id = batch.data(&next.to_ne_bytes());
+            batch.call(
+                format!("timer_create of timer {next} on the way"),
+                nr::TIMER_CREATE,
+                &[0.into(), 0.into(), id.into()],
+            );
+            batch.call(format!("timer_delete of timer {next} on the way"), nr::TIMER_DELETE, &[next.into()]);
+            next += 1;
+        }
+        let event = batch.data(&event(t, cx.pid(t.thread)));
+        let id = batch.data(&t.id.to_ne_bytes());
+        let clock = clock(t.clock, |p| cx.pid(p));
+        batch.call(
+            format!("timer_create of timer {}", t.id),
+            nr::TIMER_CREATE,
+            &[clock.into(), event.into(), id.into()],
+        );
+        let got = cx.run(index, &batch)?.u32(id) as i32;
+        next = t.id + 1;
+        if got != t.id {
+            let words = format!("the kernel gave it the id {got}");
+            return Err(KindError::conflict("making its timers", words).on(old, format!("timer {}", t.id)));
+        }
+    }
+    if has_ids {
+        let args = [PR_TIMER_CREATE_RESTORE_IDS.into(), 0.into(), 0.into(), 0.into(), 0.into()];
+        cx.building[index].batch.call("PR_TIMER_CREATE_RESTORE_IDS off", nr::PRCTL, &args);
+    }
+    Ok(())
+}
+
+/// struct sigevent: value, signal, notify, tid.
+fn event(t: &rec::PosixTimer, tid: Pid) -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    bytes[..8].copy_from_slice(&t.sigval.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&t.signal.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&t.notify.to_ne_bytes());
+    bytes[16..20].copy_from_slice(&tid.to_ne_bytes());
+    bytes
+}
+
+/// The clock of a timer: that of another process's or thread's CPU time has its pid in it.
+fn clock(clock: i32, now: impl Fn(Pid) -> Pid) -> i32 {
+    const OF_FD: i32 = 3;
+    if clock >= 0 || clock & 7 == OF_FD {
+        return clock;
+    }
+    match !(clock >> 3) {
+        0 => clock,
+        pid => (!now(pid) << 3) | (clock & 7),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_rounded_up_and_never_off() {
+        let words =
+            |b: Vec<u8>| -> Vec<i64> { b.chunks(8).map(|c| i64::from_ne_bytes(c.try_into().unwrap())).collect() };
+        assert_eq!(words(spans(0, 1, 1000)), [0, 0, 0, 1]);
+        assert_eq!(words(spans(2 * NS, NS + 999_999_001, 1000)), [2, 0, 2, 0]);
+        assert_eq!(words(spans(-5, 3, 1)), [0, 0, 0, 3]);
+    }
+
+    #[test]
+    fn cpu_clocks_follow_their_process() {
+        // MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED): (~pid << 3) | 2.
+        let of = |pid: i32| (!pid << 3) | 2;
+        assert_eq!(clock(of(500), |_| 77), of(77));
+        assert_eq!(clock(of(0), |_| 77), of(0), "its own");
+        assert_eq!(clock(1, |_| 77), 1, "CLOCK_MONOTONIC");
+    }
+}

@@ -1,0 +1,118 @@
+//! Working directory, root directory and umask: one record for each `fs_struct` (shared by CLONE_FS).
+//!
+//! Read: `/proc/PID/{cwd,root}`, `Umask` of status (Linux 4.7). Rebuilt by the process itself, `chdir(2)` before `chroot(2)`
+//! so that both paths are ghost's own. A working directory that has been deleted is made for a moment and deleted again.
+
+use crate::error::{Context, KindError};
+use crate::export::ExportCx;
+use crate::import::ImportCx;
+use crate::kinds::fd::path_of_link;
+use ghost_image::record as rec;
+use ghost_sys::nr;
+use rustix::fs::{FileType, Mode};
+use rustix::io::Errno;
+use std::collections::HashSet;
+
+/// Writes one record for each.
+pub(super) fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
+    let view = cx.view;
+    for (index, process) in view.processes.iter().enumerate() {
+        if process.is_zombie() || process.shares_fs.is_some() {
+            continue;
+        }
+        cx.model.fs.push(rec::Fs {
+            id: cx.model.processes[index].fs_id,
+            cwd: Some(path_of_link(process, "cwd")?),
+            root: Some(path_of_link(process, "root")?),
+            umask: process.status.umask.unwrap_or(0o022),
+        });
+    }
+    Ok(())
+}
+
+/// Puts each process into its directories.
+pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let model = cx.model;
+    let mut done = HashSet::new();
+    for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
+        let Some(fs) = model.fs(record.fs_id).filter(|f| done.insert(f.id)) else { continue };
+        let mut made = Vec::new();
+        if let Some(cwd) = &fs.cwd {
+            let path = directory(cx, cwd, record.pid, &mut made).map_err(|e| e.on(record.pid, "working directory"))?;
+            let batch = &mut cx.building[index].batch;
+            let name = batch.c_string(&path);
+            batch.call(format!("chdir to {}", text(&path)), nr::CHDIR, &[name.into()]);
+        }
+        if let Some(root) = fs.root.as_ref().filter(|r| r.path != b"/" && !r.path.is_empty()) {
+            let path = directory(cx, root, record.pid, &mut made).map_err(|e| e.on(record.pid, "root directory"))?;
+            let batch = &mut cx.building[index].batch;
+            let name = batch.c_string(&path);
+            batch.call(format!("chroot to {}", text(&path)), nr::CHROOT, &[name.into()]);
+        }
+        cx.building[index].batch.call("umask", nr::UMASK, &[fs.umask.into()]);
+        if !made.is_empty() {
+            let entered = cx.flush(index);
+            for path in made.iter().rev() {
+                // Deleted again, also when it could not be entered.
+                let _ = rustix::fs::rmdir(path.as_slice());
+            }
+            entered?;
+        }
+    }
+    Ok(())
+}
+
+fn text(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+/// The path of a directory as it is to be entered; directories that are made for it are added to `made`.
+fn directory(cx: &ImportCx<'_>, path: &rec::Path, pid: i32, made: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, KindError> {
+    let name = mapped(cx, &path.path);
+    if !path.deleted {
+        let stat = rustix::fs::stat(name.as_slice());
+        return match stat {
+            Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => Ok(name),
+            Ok(_) => Err(KindError::conflict(format!("entering {}", text(&name)), "it is no directory any more")
+                .advise("put it back, or name another with --map-file OLD=NEW")),
+            Err(e) => Err(KindError::new(format!("entering {}", text(&name)), e)
+                .advise("put it back, or name another with --map-file OLD=NEW")),
+        };
+    }
+    // Missing parents are made too; a directory that has the name now is another one.
+    let mut missing = Vec::new();
+    let mut at = parent(&name);
+    while !at.is_empty() && rustix::fs::stat(at).is_err_and(|e| e == Errno::NOENT) {
+        missing.push(at.to_vec());
+        at = parent(at);
+    }
+    let mode = Mode::from_raw_mode(path.mode & 0o7777);
+    for parent in missing.into_iter().rev() {
+        rustix::fs::mkdir(parent.as_slice(), Mode::RWXU).step(format!("making {} for a moment", text(&parent)))?;
+        made.push(parent);
+    }
+    let mut name = name;
+    if let Err(e) = rustix::fs::mkdir(name.as_slice(), mode) {
+        if e == Errno::EXIST {
+            name.extend_from_slice(format!(".ghost-{pid}").as_bytes());
+        }
+        rustix::fs::mkdir(name.as_slice(), mode).step(format!("making {} for a moment", text(&name)))?;
+    }
+    made.push(name.clone());
+    Ok(name)
+}
+
+fn parent(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|b| *b == b'/').map_or(&[], |at| &path[..at])
+}
+
+/// As the user mapped it.
+fn mapped(cx: &ImportCx<'_>, path: &[u8]) -> Vec<u8> {
+    for (old, new) in &cx.options.map_files {
+        match path.strip_prefix(old.as_slice()) {
+            Some(rest) if rest.is_empty() || rest.starts_with(b"/") => return [new.as_slice(), rest].concat(),
+            _ => {}
+        }
+    }
+    path.to_vec()
+}

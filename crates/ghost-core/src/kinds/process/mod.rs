@@ -1,0 +1,154 @@
+//! What a process has once for all its threads: directories, limits, and the switches of `prctl(2)` and procfs.
+//!
+//! Read: `/proc/PID/{oom_score_adj,coredump_filter,loginuid,autogroup}`, `prlimit(2)`, and what [`crate::inquiry`] asked.
+//! Rebuilt: the same files, `prctl(2)` inside. Directories are in [`fs`], limits in [`limits`], credentials in [`cred`].
+//!
+//! What the restorer may not set (a lower oom_score_adj, a higher hard limit, the login uid) is noted, since the program runs
+//! without it. Dumpable comes after the credentials, whose change resets it.
+
+pub mod cred;
+pub mod fs;
+pub mod limits;
+
+use crate::error::{Blocker, Context, KindError};
+use crate::export::ExportCx;
+use crate::import::ImportCx;
+use crate::view::TreeView;
+use ghost_image::record as rec;
+use ghost_sys::proc::{self, ProcDir, ProcResult};
+use ghost_sys::{Pid, nr};
+use std::collections::{HashMap, HashSet};
+
+const PR_SET_DUMPABLE: i32 = 4;
+const PR_SET_CHILD_SUBREAPER: i32 = 36;
+const PR_SET_THP_DISABLE: i32 = 41;
+const PR_SET_IO_FLUSHER: i32 = 57;
+const PR_SET_MDWE: i32 = 65;
+const ARCH_REQ_XCOMP_PERM: i32 = 0x1023;
+/// AMX tile data: the one feature that a program has to ask for.
+const XFEATURE_XTILE_DATA: u32 = 18;
+/// The login uid of a process that nobody logged in for.
+const NO_LOGIN: u32 = u32::MAX;
+
+/// Nothing here keeps a process from travelling.
+pub fn check(_view: &TreeView, _out: &mut Vec<Blocker>) {}
+
+/// Adds the attributes to the process records and writes the directories.
+pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
+    let view = cx.view;
+    let stops: HashMap<Pid, i32> = cx
+        .frozen
+        .processes
+        .iter()
+        .filter_map(|p| Some((p.pid, p.threads.iter().map(|t| t.group_stop).find(|s| *s != 0)?)))
+        .collect();
+    let reports: HashSet<Pid> = cx.answers.processes.iter().flat_map(|a| a.stop_reports.iter().copied()).collect();
+    for (index, process) in view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()) {
+        let (pid, dir, answers) = (process.pid, &process.dir, &cx.answers.processes[index]);
+        let rlimits = limits::export(pid)?;
+        let record = &mut cx.model.processes[index];
+        record.rlimits = rlimits;
+        record.child_subreaper = answers.child_subreaper;
+        record.dumpable = answers.dumpable;
+        record.thp_disabled = answers.thp_disable & 1 != 0;
+        record.thp_disable_flags = answers.thp_disable & !1;
+        record.mdwe = answers.mdwe;
+        record.io_flusher = answers.io_flusher;
+        record.xcomp_permitted = answers.xcomp_permitted;
+        record.oom_score_adj = proc::read_oom_score_adj(dir).step_on(pid, String::new, "reading oom_score_adj")?;
+        let filter = optional(proc::read_coredump_filter(dir)).step_on(pid, String::new, "reading coredump_filter")?;
+        record.coredump_filter = filter.flatten().unwrap_or_default();
+        // Kernels without audit have no such file.
+        let loginuid = optional(proc::read_loginuid(dir)).step_on(pid, String::new, "reading loginuid")?;
+        (record.loginuid, record.loginuid_set) = loginuid.map_or((0, 0), |uid| (uid, u32::from(uid != NO_LOGIN)));
+        let autogroup = proc::read_autogroup(dir).step_on(pid, String::new, "reading autogroup")?;
+        record.autogroup_nice = autogroup.map_or(0, |g| g.nice);
+        if let Some(signal) = stops.get(&pid) {
+            record.stopped = true;
+            record.stop_signal = *signal as u32;
+            record.stop_report_pending = reports.contains(&pid);
+        }
+    }
+    fs::export(cx)
+}
+
+/// A file of procfs that not every kernel has.
+fn optional<T>(read: ProcResult<T>) -> Result<Option<T>, proc::ProcError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.is_gone() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Sets what a process has for all its threads, but what must wait for its credentials ([`last`]).
+pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let model = cx.model;
+    fs::finish(cx)?;
+    for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
+        let on = |e: KindError| e.on(record.pid, "");
+        let dir = ProcDir::open(cx.building[index].pid).step("opening a new process").map_err(on)?;
+        outside(cx, record, &dir).map_err(on)?;
+        let batch = &mut cx.building[index].batch;
+        let mut set = |label: &str, option: i32, a: u32, b: u32| {
+            batch.call(label, nr::PRCTL, &[option.into(), a.into(), b.into(), 0.into(), 0.into()]);
+        };
+        if record.child_subreaper {
+            set("PR_SET_CHILD_SUBREAPER", PR_SET_CHILD_SUBREAPER, 1, 0);
+        }
+        if record.thp_disabled {
+            set("PR_SET_THP_DISABLE", PR_SET_THP_DISABLE, 1, record.thp_disable_flags);
+        }
+        if record.io_flusher {
+            set("PR_SET_IO_FLUSHER", PR_SET_IO_FLUSHER, 1, 0);
+        }
+        if record.mdwe != 0 {
+            set("PR_SET_MDWE", PR_SET_MDWE, record.mdwe, 0);
+        }
+        if record.xcomp_permitted >> XFEATURE_XTILE_DATA & 1 != 0 {
+            let args = [ARCH_REQ_XCOMP_PERM.into(), XFEATURE_XTILE_DATA.into()];
+            batch.call("ARCH_REQ_XCOMP_PERM", nr::ARCH_PRCTL, &args);
+        }
+    }
+    cx.flush_all()
+}
+
+/// Sets what procfs takes from outside.
+fn outside(cx: &mut ImportCx<'_>, record: &rec::Process, dir: &ProcDir) -> Result<(), KindError> {
+    let mut note = |subject: &str, text: String| {
+        cx.notes.push(rec::Note { pid: record.pid, kind: "process".into(), subject: subject.into(), text });
+    };
+    let now = proc::read_oom_score_adj(dir).step("reading oom_score_adj")?;
+    if now != record.oom_score_adj
+        && let Err(e) = dir.write("oom_score_adj", record.oom_score_adj.to_string().as_bytes())
+    {
+        note("oom_score_adj", format!("it stays {now} instead of {}: {e}", record.oom_score_adj));
+    }
+    if proc::read_coredump_filter(dir).step("reading coredump_filter")? != Some(record.coredump_filter) {
+        let text = format!("{:#x}", record.coredump_filter);
+        dir.write("coredump_filter", text.as_bytes()).step("setting its coredump_filter")?;
+    }
+    if record.autogroup_nice != 0 && record.sid == record.pid {
+        let nice = record.autogroup_nice;
+        if let Err(e) = dir.write("autogroup", nice.to_string().as_bytes()) {
+            note("autogroup", format!("its session has nice 0 instead of {nice}: {e}"));
+        }
+    }
+    let login = optional(proc::read_loginuid(dir)).step("reading loginuid")?;
+    let wanted = if record.loginuid_set != 0 { record.loginuid } else { NO_LOGIN };
+    if login.is_some_and(|now| now != wanted) && record.loginuid_set != 0 {
+        // The kernel lets only the process itself do it, once, or with CAP_AUDIT_CONTROL: who logged in is the restorer now.
+        note("loginuid", format!("the audit log will name the login of the restorer instead of {wanted}"));
+    }
+    Ok(())
+}
+
+/// Sets what a change of credentials resets.
+pub(super) fn last(cx: &mut ImportCx<'_>) {
+    /// The kernel's "only root may read it", which no process can choose for itself.
+    const ROOT_ONLY: u32 = 2;
+    for (building, record) in cx.building.iter_mut().zip(&cx.model.processes).filter(|(_, p)| p.zombie.is_none()) {
+        let value = if record.dumpable == ROOT_ONLY { 0 } else { record.dumpable };
+        building.batch.call("PR_SET_DUMPABLE", nr::PRCTL, &[PR_SET_DUMPABLE.into(), value.into()]);
+    }
+}

@@ -1,0 +1,102 @@
+//! System calls that were under way: what is left of their time, and how a new thread is put back into them.
+//!
+//! At the stop a call that a signal would have interrupted shows `-ERESTART*` in rax and its number in orig_rax, and most
+//! calls are simply made again by the kernel with the registers as they are. Four kinds have state of their own there,
+//! `-ERESTART_RESTARTBLOCK`: a sleep, a poll with a limit, a futex wait with a limit, all relative to when they began. A new
+//! thread lacks that state. So it makes the same call once, with the time that is left, and is interrupted before it waits
+//! ([`ghost_sys::ptrace::Stopped::call_interrupted`]): then the kernel remembers, and restarts it as it would have.
+//!
+//! What is left is exact where the kernel wrote it to the program (the second argument of `nanosleep(2)`), and else the
+//! limit less the time the thread had been asleep ([`crate::freeze`]).
+
+use crate::error::{Context, KindError};
+use ghost_image::record as rec;
+use ghost_sys::Result;
+use ghost_sys::ptrace::{Registers, Stopped};
+use ghost_sys::remote::{Memory, RemoteAddr};
+
+const ERESTART_RESTARTBLOCK: i64 = -516;
+const TIMER_ABSTIME: u64 = 1;
+const FUTEX_CMD_MASK: u64 = 0x7f;
+const FUTEX_WAIT: u64 = 0;
+const FUTEX_WAIT_BITSET: u64 = 9;
+const NS: i64 = 1_000_000_000;
+
+/// Register of NT_PRSTATUS by its place.
+fn register(general: &[u8], offset: usize) -> u64 {
+    general.get(offset..offset + 8).map_or(0, |b| u64::from_ne_bytes(b.try_into().expect("eight bytes")))
+}
+
+macro_rules! reg {
+    ($general:expr, $name:ident) => {
+        register($general, std::mem::offset_of!(Registers, $name))
+    };
+}
+
+/// What is to be known about the call in which a thread was stopped; None when the registers say all.
+pub(super) fn export(general: &[u8], memory: &Memory) -> std::result::Result<Option<rec::Interrupted>, KindError> {
+    let nr = reg!(general, orig_rax) as i64;
+    let error = reg!(general, rax) as i64;
+    if nr < 0 || error != ERESTART_RESTARTBLOCK {
+        return Ok(None);
+    }
+    let span = |at: u64| -> std::result::Result<i64, KindError> {
+        let mut bytes = [0; 16];
+        memory.read(RemoteAddr(at), &mut bytes).step("reading how long it was to sleep")?;
+        let word = |i: usize| i64::from_ne_bytes(bytes[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
+        Ok(word(0).saturating_mul(NS).saturating_add(word(1)))
+    };
+    // The kernel has told the program what remains, if it wished to know.
+    let of = |request: u64, remaining: u64| span(if remaining == 0 { request } else { remaining });
+    let remaining_ns = match nr {
+        libc::SYS_nanosleep => of(reg!(general, rdi), reg!(general, rsi))?,
+        libc::SYS_clock_nanosleep => of(reg!(general, rdx), reg!(general, r10))?,
+        libc::SYS_poll => i64::from(reg!(general, rdx) as i32).saturating_mul(1_000_000),
+        libc::SYS_futex if reg!(general, rsi) & FUTEX_CMD_MASK == FUTEX_WAIT => span(reg!(general, r10))?,
+        _ => 0,
+    };
+    Ok(Some(rec::Interrupted { nr, error, remaining_ns, deadline_ns: 0, clock: reg!(general, rdi) as i32 }))
+}
+
+/// Puts a thread in its trap back into the call that `interrupted` describes, and says which rax its registers need.
+///
+/// `at` is a `syscall` instruction of the program, `scratch` 16 bytes of room that the kernel may read.
+pub(super) fn import(
+    interrupted: &rec::Interrupted,
+    regs: &Registers,
+    thread: &Stopped,
+    memory: &Memory,
+    at: u64,
+    scratch: RemoteAddr,
+) -> Result<Continue> {
+    let left = interrupted.remaining_ns.max(0);
+    memory.write(scratch, &[(left / NS).to_ne_bytes(), (left % NS).to_ne_bytes()].concat())?;
+    let (mut args, room) = ([regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9], scratch.0);
+    let nr = interrupted.nr;
+    match nr {
+        libc::SYS_nanosleep => args[0] = room,
+        libc::SYS_clock_nanosleep => {
+            args[1] &= !TIMER_ABSTIME;
+            args[2] = room;
+        }
+        libc::SYS_poll => args[2] = (left.div_euclid(1_000_000) + i64::from(left % 1_000_000 != 0)) as u64,
+        libc::SYS_futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT => args[3] = room,
+        // An absolute limit in the program's own memory.
+        libc::SYS_futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT_BITSET => {}
+        // A call that this kernel restarts and we don't know: as if a signal had interrupted it.
+        _ => return Ok(Continue::Returned(-i64::from(libc::EINTR))),
+    }
+    match thread.call_interrupted(at, nr, args)? {
+        ERESTART_RESTARTBLOCK => Ok(Continue::Asleep),
+        value => Ok(Continue::Returned(value)),
+    }
+}
+
+/// How a thread goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Continue {
+    /// The kernel restarts the call from what it remembers: registers as they were.
+    Asleep,
+    /// The call ended at once (its time was over, something was ready): this is what it returns.
+    Returned(i64),
+}

@@ -1,0 +1,298 @@
+//! The last steps: seccomp, calls continued, the executor unmapped, registers; then all threads go.
+//!
+//! [`settle`] brings every thread into the trap in which the kernel judges interrupted calls ([`Stopped::trap`]), where it has
+//! its final state and only has to be let go. All of it can still be undone: the threads end with ghost. [`go`] lets them go.
+
+use super::interrupted::{self, Continue};
+use super::stubs;
+use crate::error::{Context, KindError};
+use crate::import::{Building, ImportCx, first_users};
+use crate::model::Model;
+use ghost_image::record as rec;
+use ghost_image::record::vma::Special;
+use ghost_sys::proc::{self, ProcDir};
+use ghost_sys::ptrace::{NT_PRSTATUS, Registers, Stopped};
+use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr, Stub};
+use ghost_sys::{Errno, Pid, nr, task};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+const SECCOMP_SET_MODE_STRICT: u32 = 0;
+const SECCOMP_SET_MODE_FILTER: u32 = 1;
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// Gives every thread its registers and takes the executor away; all are stopped before their first instruction.
+pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let model = cx.model;
+    let users = first_users(model);
+    let mut instructions: HashMap<u32, u64> = HashMap::new();
+    for (building, record) in cx.building.iter_mut().zip(&model.processes) {
+        let Some(leader) = building.leader.as_mut() else { continue };
+        let on = |e: KindError| e.on(record.pid, "");
+        for (stub, thread) in stubs_of(leader, &mut building.threads).zip(&record.threads) {
+            let suspended = stub.thread.prepare_calls().step("making its thread ready").map_err(on)?;
+            if thread.seccomp_mode != 0 && !suspended {
+                let e = KindError::conflict(
+                    "putting it under seccomp",
+                    "ghost may not suspend seccomp while it works inside",
+                );
+                return Err(e.on(record.pid, format!("tid {}", thread.tid)).advise(
+                    "restart it with CAP_SYS_ADMIN in the initial user namespace, from under no seccomp filter",
+                ));
+            }
+            seccomp(stub, thread, model).map_err(|e| e.on(record.pid, format!("tid {}", thread.tid)))?;
+        }
+        let leader = building.leader.as_ref().expect("it was there a moment ago");
+        if let std::collections::hash_map::Entry::Vacant(entry) = instructions.entry(record.mm_id) {
+            entry.insert(syscall_instruction(model, record.mm_id, leader.memory()).map_err(on)?);
+        }
+    }
+    crate::kinds::process::limits::import(cx)?;
+    // Continued calls need a little room, which the executor still has.
+    let scratch = cx.layout.base.plus(4096);
+    let mut ends: Vec<Vec<Option<Continue>>> = Vec::new();
+    for (building, record) in cx.building.iter_mut().zip(&model.processes) {
+        let mut of_process = Vec::new();
+        for (stub, thread) in stubs(building).zip(&record.threads) {
+            let what = || format!("tid {}", thread.tid);
+            stub.thread.trap().step_on(record.pid, what, "bringing it to its trap")?;
+            let registers = thread.registers.as_ref().map(|r| decode(&r.general));
+            of_process.push(match (&thread.interrupted, registers) {
+                (Some(i), Some(Some(regs))) => {
+                    let at = instructions[&record.mm_id];
+                    let how = interrupted::import(i, &regs, &stub.thread, stub.memory(), at, scratch);
+                    Some(how.step_on(record.pid, what, "continuing its system call")?)
+                }
+                _ => None,
+            });
+        }
+        ends.push(of_process);
+    }
+    let (base, len) = (cx.layout.base.0, cx.layout.len());
+    for (mm_id, index) in users {
+        let Some(leader) = cx.building[index].leader.as_ref() else { continue };
+        let pid = model.processes[index].pid;
+        let gone = leader.thread.call(instructions[&mm_id], nr::MUNMAP, [base, len, 0, 0, 0, 0]);
+        let gone = gone.and_then(Errno::check);
+        gone.step_on(pid, String::new, "unmapping ghost's own code")?;
+    }
+    for ((building, record), ends) in cx.building.iter_mut().zip(&model.processes).zip(ends) {
+        for ((nth, (stub, thread)), end) in stubs(building).zip(&record.threads).enumerate().zip(ends) {
+            let done = if nth == 0 && record.leader_dead {
+                end_leader(&stub.thread, instructions[&record.mm_id], record.leader_exit_status)
+            } else {
+                state(&stub.thread, thread, end)
+            };
+            done.map_err(|e| e.on(record.pid, format!("tid {}", thread.tid)))?;
+        }
+    }
+    Ok(())
+}
+
+fn stubs_of<'a>(leader: &'a mut Stub, threads: &'a mut [Stub]) -> impl Iterator<Item = &'a mut Stub> {
+    std::iter::once(leader).chain(threads)
+}
+
+/// Installs the seccomp programs of one thread, oldest first; each thread its own copy.
+fn seccomp(stub: &mut Stub, thread: &rec::Thread, model: &Model) -> Result<(), KindError> {
+    if thread.seccomp_mode == 1 {
+        let mut batch = Batch::new();
+        batch.call("seccomp strict", nr::SECCOMP, &[SECCOMP_SET_MODE_STRICT.into(), 0.into(), 0.into()]);
+        stub.run(&batch).step("putting it under strict seccomp")?;
+        return Ok(());
+    }
+    if thread.seccomp_filter_ids.is_empty() {
+        return Ok(());
+    }
+    // The kernel follows a pointer to the program, so the program needs an address first.
+    const ROOM: u64 = 64 << 10;
+    let mut batch = Batch::new();
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let args =
+        [0.into(), ROOM.into(), (libc::PROT_READ | libc::PROT_WRITE).into(), flags.into(), (-1).into(), 0.into()];
+    let room = batch.call("mmap for seccomp programs", nr::MMAP, &args);
+    let room = stub.run(&batch).step("making room for its seccomp programs")?.result(room).unwrap_or(0) as u64;
+    for id in &thread.seccomp_filter_ids {
+        let filter = model.seccomp_filters.iter().find(|f| f.id == *id);
+        let Some(filter) = filter.filter(|f| f.program.len() as u64 <= ROOM - 16 && f.program.len() % 8 == 0) else {
+            return Err(KindError::conflict(
+                "reading its seccomp filters",
+                format!("the ghost has no usable filter {id}"),
+            ));
+        };
+        let instructions = filter.program.len() as u64 / 8;
+        let header = [instructions.to_ne_bytes(), (room + 16).to_ne_bytes()].concat();
+        let memory = stub.memory();
+        memory.write(RemoteAddr(room), &[header, filter.program.clone()].concat()).step("writing a seccomp filter")?;
+        let mut batch = Batch::new();
+        let args = [SECCOMP_SET_MODE_FILTER.into(), filter.flags.into(), room.into()];
+        batch.call(format!("seccomp filter {id}"), nr::SECCOMP, &args);
+        stub.run(&batch).step("putting it under seccomp")?;
+    }
+    let mut batch = Batch::new();
+    batch.call("munmap of seccomp programs", nr::MUNMAP, &[room.into(), ROOM.into()]);
+    stub.run(&batch).step("putting it under seccomp")?;
+    Ok(())
+}
+
+/// A `syscall` instruction that the program itself has mapped: in its vDSO, else in any of its code.
+fn syscall_instruction(model: &Model, mm_id: u32, memory: &Memory) -> Result<u64, KindError> {
+    let mm =
+        model.mm(mm_id).ok_or_else(|| KindError::conflict("reading the records", "an address space is missing"))?;
+    let code = |vdso: bool| {
+        mm.vmas.iter().filter(move |v| v.prot & libc::PROT_EXEC as u32 != 0 && (v.special() == Special::Vdso) == vdso)
+    };
+    for vma in code(true).chain(code(false)) {
+        let mut at = vma.start;
+        while at < vma.end {
+            // A byte more than a step, for an instruction across its end.
+            let mut bytes = vec![0; ((vma.end - at) as usize).min((1 << 20) + 1)];
+            if memory.read(RemoteAddr(at), &mut bytes).is_err() {
+                break;
+            }
+            if let Some(found) = bytes.windows(2).position(|w| w == SYSCALL) {
+                return Ok(at + found as u64);
+            }
+            at += 1 << 20;
+        }
+    }
+    Err(KindError::conflict(
+        "unmapping ghost's own code",
+        "the program has no system call instruction in any of its code",
+    ))
+}
+
+fn decode(general: &[u8]) -> Option<Registers> {
+    let word = |i: usize| general.get(i * 8..i * 8 + 8).map(|b| u64::from_ne_bytes(b.try_into().expect("eight bytes")));
+    (general.len() == size_of::<Registers>()).then_some(())?;
+    // The order of `struct user_regs_struct`.
+    let [r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags, rsp, ss] =
+        std::array::from_fn(|i| word(i).unwrap_or(0));
+    let [fs_base, gs_base, ds, es, fs, gs] = std::array::from_fn(|i| word(21 + i).unwrap_or(0));
+    Some(Registers {
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        orig_rax,
+        rip,
+        cs,
+        eflags,
+        rsp,
+        ss,
+        fs_base,
+        gs_base,
+        ds,
+        es,
+        fs,
+        gs,
+    })
+}
+
+/// Everything that only the tracer can set, registers last.
+fn state(thread: &Stopped, record: &rec::Thread, end: Option<Continue>) -> Result<(), KindError> {
+    let Some(registers) = &record.registers else {
+        return Err(KindError::conflict("setting its registers", "the ghost has none for it"));
+    };
+    thread.set_xstate(&registers.xstate).map_err(|e| {
+        KindError::new("setting its vector registers", e).advise(
+            "this CPU lacks a feature that the program used: restart it on a host with the CPU that the ghost names",
+        )
+    })?;
+    if registers.debug.len() == 48 {
+        let word = |i: usize| u64::from_ne_bytes(registers.debug[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
+        thread.set_debug_registers(&std::array::from_fn(word)).step("setting its debug registers")?;
+    }
+    if let Some(d) = &record.syscall_dispatch {
+        let config = (d.mode, d.selector, d.offset, d.len);
+        thread.set_syscall_dispatch(config).step("setting its syscall user dispatch")?;
+    }
+    thread.set_signal_mask(record.signal_mask).step("setting its signal mask")?;
+    match (end, decode(&registers.general)) {
+        (Some(Continue::Returned(value)), Some(regs)) => {
+            let regs = Registers { rax: value as u64, orig_rax: u64::MAX, ..regs };
+            thread.set_registers(&regs).step("setting its registers")
+        }
+        _ => thread.set_regset(NT_PRSTATUS, &registers.general).step("setting its registers"),
+    }
+}
+
+/// A leader that has ended before its threads ends again as soon as it goes.
+fn end_leader(thread: &Stopped, at: u64, status: u32) -> Result<(), KindError> {
+    let now = thread.registers().step("reading its registers")?;
+    let regs =
+        Registers { rip: at, rax: nr::EXIT as u64, rdi: u64::from(status >> 8 & 0xff), orig_rax: u64::MAX, ..now };
+    thread.set_registers(&regs).step("setting its registers")
+}
+
+/// How long a stopped process may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Lets every thread go. Processes that were stopped come first, children before parents.
+pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
+    let mut running = Vec::new();
+    for (building, record) in building.into_iter().zip(&model.processes).rev() {
+        if record.stopped && building.leader.is_some() {
+            let pid = building.pid;
+            // The signal waits for the process to go and stops it before its first instruction.
+            task::kill(pid, stop_signal(record)).step_on(record.pid, String::new, "stopping it as it was")?;
+            release(building, record.pid)?;
+            wait_until_stopped(pid, record)?;
+        } else {
+            running.push((building, record.pid));
+        }
+    }
+    for (building, old) in running.into_iter().rev() {
+        release(building, old)?;
+    }
+    Ok(())
+}
+
+/// The signal that stopped it, if that still would: else SIGSTOP, which differs only in what wait(2) tells.
+fn stop_signal(record: &rec::Process) -> i32 {
+    let signal = record.stop_signal;
+    let handled = record.actions.iter().any(|a| a.signal == signal);
+    let blocked = record.threads.iter().any(|t| t.signal_mask >> signal.wrapping_sub(1) & 1 != 0);
+    let stops = matches!(signal as i32, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+    if stops && record.stop_report_pending && !handled && !blocked { signal as i32 } else { libc::SIGSTOP }
+}
+
+fn wait_until_stopped(pid: Pid, record: &rec::Process) -> Result<(), KindError> {
+    let began = Instant::now();
+    let dir = ProcDir::open(pid).step_on(record.pid, String::new, "looking whether it has stopped")?;
+    let mut asked = false;
+    loop {
+        let stat = proc::read_stat(&dir).step_on(record.pid, String::new, "looking whether it has stopped")?;
+        if stat.state == b'T' {
+            return Ok(());
+        }
+        if began.elapsed() > STOP_LIMIT / 50 && !asked {
+            // In an orphaned group the terminal's stop signals do nothing.
+            asked = true;
+            task::kill(pid, libc::SIGSTOP).step_on(record.pid, String::new, "stopping it as it was")?;
+        }
+        if began.elapsed() > STOP_LIMIT {
+            return Err(KindError::conflict("stopping it as it was", "it does not stop").on(record.pid, ""));
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn release(building: Building, old: Pid) -> Result<(), KindError> {
+    for stub in building.threads.into_iter().chain(building.leader) {
+        let tid = stub.thread.tid();
+        stub.thread.detach().step_on(old, || format!("tid {tid}"), "letting it go")?;
+    }
+    Ok(())
+}

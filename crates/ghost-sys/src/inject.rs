@@ -1,0 +1,176 @@
+//! Single calls made by a stopped thread through a `syscall` instruction of its own program, and the stop in which a
+//! thread must rest for the kernel to restart an interrupted call.
+//!
+//! The batch executor is the way to make many calls; these are for when it must be gone already: unmapping it, and
+//! leaving a thread asleep in the kernel's eyes. Nothing runs in user space but that one instruction.
+//!
+//! The kernel decides about the restart of a call (`-ERESTARTSYS` and its kin in rax, the call in orig_rax) on its way to
+//! user space *after* signals: in the stop that PTRACE_INTERRUPT leads to, registers that are set are judged in this way; at
+//! entry or exit of a system call they are not. All x86-64 kernels of this century agree (`arch/x86/kernel/signal.c`).
+
+#![allow(unsafe_code)]
+
+use crate::ptrace::{Registers, SUSPEND_SECCOMP, Stop, Stopped};
+use crate::{Errno, Result};
+
+const OPTIONS: i32 = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
+
+impl Stopped {
+    /// Makes the thread ready for [`Stopped::call`]: it ends with ghost, and seccomp is suspended while ghost holds it.
+    ///
+    /// False when seccomp can't be suspended (no `CAP_SYS_ADMIN`): filters would judge the calls then.
+    pub fn prepare_calls(&self) -> Result<bool> {
+        if self.set_options(OPTIONS | SUSPEND_SECCOMP).is_ok() {
+            return Ok(true);
+        }
+        self.set_options(OPTIONS).map(|()| false)
+    }
+
+    /// Brings the thread, from whatever stop, to the trap on its way to user space in which calls are restarted.
+    ///
+    /// No instruction of the program runs. A call at whose entry it stood is made. Signals must all be blocked.
+    pub fn trap(&self) -> Result<()> {
+        self.interrupt()?;
+        loop {
+            self.run(libc::PTRACE_CONT)?;
+            match self.stop_again()? {
+                Stop::Trap => return Ok(()),
+                Stop::Group(_) | Stop::Signal(_) | Stop::Event(..) | Stop::Syscall => {}
+            }
+        }
+    }
+
+    fn stop_again(&self) -> Result<Stop> {
+        match self.wait_again(0)? {
+            Some(Ok(stop)) => Ok(stop),
+            // It has been killed.
+            _ => Err(Errno(libc::ESRCH)),
+        }
+    }
+
+    /// Enters a call through the `syscall` instruction at `at`; the thread then stands at its entry.
+    fn enter_call(&self, at: u64, nr: i64, args: [u64; 6]) -> Result<()> {
+        let regs = Registers {
+            rip: at,
+            rax: nr as u64,
+            orig_rax: u64::MAX,
+            rdi: args[0],
+            rsi: args[1],
+            rdx: args[2],
+            r10: args[3],
+            r8: args[4],
+            r9: args[5],
+            ..self.registers()?
+        };
+        self.set_registers(&regs)?;
+        self.run(libc::PTRACE_SYSCALL)?;
+        match self.stop_again()? {
+            Stop::Syscall => Ok(()),
+            // No `syscall` instruction there.
+            _ => Err(Errno(libc::EIO)),
+        }
+    }
+
+    /// Makes one call through the `syscall` instruction at `at` and brings the thread back to its trap.
+    ///
+    /// Registers are left as the call left them. [`Stopped::prepare_calls`] and [`Stopped::trap`] come first.
+    pub fn call(&self, at: u64, nr: i64, args: [u64; 6]) -> Result<i64> {
+        self.enter_call(at, nr, args)?;
+        self.run(libc::PTRACE_SYSCALL)?;
+        match self.stop_again()? {
+            Stop::Syscall => {}
+            _ => return Err(Errno(libc::EIO)),
+        }
+        let value = self.registers()?.rax as i64;
+        self.trap()?;
+        Ok(value)
+    }
+
+    /// Makes one blocking call and interrupts it at once, so that the kernel remembers how to go on with it.
+    ///
+    /// The interruption is pending before the call begins to wait, so no time passes. What it returned is given back, such as
+    /// `-ERESTART_RESTARTBLOCK` (-516); the thread is in its trap.
+    pub fn call_interrupted(&self, at: u64, nr: i64, args: [u64; 6]) -> Result<i64> {
+        self.enter_call(at, nr, args)?;
+        self.trap()?;
+        Ok(self.registers()?.rax as i64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Pid;
+    use crate::ptrace::{Waited, seize};
+    use crate::remote::{Memory, RemoteAddr};
+
+    /// The first `syscall` instruction in the vDSO of a process.
+    fn instruction(pid: Pid) -> u64 {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let line = maps.lines().find(|l| l.ends_with("[vdso]")).unwrap();
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        let mut code = vec![0; (end - start) as usize];
+        Memory::open(pid).unwrap().read(RemoteAddr(start), &mut code).unwrap();
+        start + code.windows(2).position(|w| w == [0x0f, 0x05]).unwrap() as u64
+    }
+
+    fn stopped_sleeper() -> (std::process::Child, Stopped) {
+        let child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        match seize(child.id() as Pid, 0).unwrap().stop().unwrap() {
+            Waited::Stopped(s, _) => (child, s),
+            Waited::Gone(status) => panic!("{status:#x}"),
+        }
+    }
+
+    #[test]
+    fn a_call_is_made_and_answered() {
+        let (mut child, stopped) = stopped_sleeper();
+        let at = instruction(child.id() as Pid);
+        let before = stopped.registers().unwrap();
+        stopped.prepare_calls().unwrap();
+        stopped.trap().unwrap();
+        assert_eq!(stopped.call(at, libc::SYS_getpid, [0; 6]).unwrap(), child.id() as i64);
+        assert_eq!(stopped.call(at, libc::SYS_close, [999, 0, 0, 0, 0, 0]).unwrap(), -i64::from(libc::EBADF));
+        stopped.set_registers(&before).unwrap();
+        drop(stopped);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// What the whole exactness of interrupted calls rests on.
+    #[test]
+    fn registers_set_in_the_trap_make_the_kernel_restart_the_call() {
+        let (mut child, stopped) = stopped_sleeper();
+        let pid = child.id() as Pid;
+        let at = instruction(pid);
+        stopped.prepare_calls().unwrap();
+        stopped.trap().unwrap();
+        let scratch = stopped.registers().unwrap().rsp - 512;
+        let memory = Memory::open(pid).unwrap();
+        memory.write(RemoteAddr(scratch), &[0_u64.to_ne_bytes(), 200_000_000_u64.to_ne_bytes()].concat()).unwrap();
+        let args = [scratch, scratch + 16, 0, 0, 0, 0];
+        let began = std::time::Instant::now();
+        let answer = stopped.call_interrupted(at, libc::SYS_nanosleep, args).unwrap();
+        assert_eq!(answer, -516, "nanosleep remembers its end in the kernel");
+        assert!(began.elapsed().as_millis() < 100, "no time passes");
+        // Another call does not make it forget.
+        assert_eq!(stopped.call(at, libc::SYS_getpid, [0; 6]).unwrap(), pid as i64);
+        let regs = stopped.registers().unwrap();
+        let asleep = Registers { rax: (-516_i64) as u64, orig_rax: libc::SYS_nanosleep as u64, rip: at + 2, ..regs };
+        stopped.set_registers(&asleep).unwrap();
+        stopped.set_options(OPTIONS).unwrap();
+        // Entry of restart_syscall, then its exit once the time has passed.
+        stopped.run(libc::PTRACE_SYSCALL).unwrap();
+        assert_eq!(stopped.stop_again().unwrap(), Stop::Syscall);
+        assert_eq!(stopped.registers().unwrap().orig_rax, libc::SYS_restart_syscall as u64);
+        stopped.run(libc::PTRACE_SYSCALL).unwrap();
+        assert_eq!(stopped.stop_again().unwrap(), Stop::Syscall);
+        assert_eq!(stopped.registers().unwrap().rax, 0);
+        let slept = began.elapsed().as_millis();
+        assert!((200..400).contains(&slept), "slept {slept} ms");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
