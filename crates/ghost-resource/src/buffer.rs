@@ -5,6 +5,7 @@
 //! ends of a bounded pipe: what is exported into one is imported from the other meanwhile, in constant memory.
 
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -145,16 +146,17 @@ enum Piece {
 /// that goes away is an error at the writing end.
 pub fn channel(capacity_bytes: usize) -> (ChannelExport, ChannelImport) {
     let (send, receive) = sync_channel(capacity_bytes.div_ceil(PIECE_BYTES).max(1));
-    (ChannelExport(Some(send)), ChannelImport(Some(receive)))
+    let taken = Arc::new(AtomicU64::new(0));
+    (ChannelExport(Some((send, Arc::clone(&taken)))), ChannelImport(Some((receive, taken))))
 }
 
 /// The end of a [`channel`] that is exported into.
 #[derive(Debug)]
-pub struct ChannelExport(Option<SyncSender<Piece>>);
+pub struct ChannelExport(Option<(SyncSender<Piece>, Arc<AtomicU64>)>);
 
 /// The end of a [`channel`] that is imported from.
 #[derive(Debug)]
-pub struct ChannelImport(Option<Receiver<Piece>>);
+pub struct ChannelImport(Option<(Receiver<Piece>, Arc<AtomicU64>)>);
 
 const CHANNEL: &str = "the channel";
 
@@ -170,8 +172,8 @@ impl Resource for ChannelExport {
         CHANNEL.into()
     }
     fn open_export(&mut self) -> Result<Box<dyn GhostWrite>> {
-        let send = self.0.take().ok_or_else(|| used("opening", "be opened twice"))?;
-        Ok(Box::new(ChannelWriter { send, piece: Vec::new(), len_bytes: 0 }))
+        let (send, taken) = self.0.take().ok_or_else(|| used("opening", "be opened twice"))?;
+        Ok(Box::new(ChannelWriter { send, taken, piece: Vec::new(), len_bytes: 0 }))
     }
     fn open_import(&mut self) -> Result<Box<dyn GhostRead>> {
         Err(used("opening", "be read at its writing end"))
@@ -189,13 +191,15 @@ impl Resource for ChannelImport {
         Err(used("opening", "be written at its reading end"))
     }
     fn open_import(&mut self) -> Result<Box<dyn GhostRead>> {
-        let receive = self.0.take().ok_or_else(|| used("opening", "be opened twice"))?;
-        Ok(Box::new(ChannelReader { receive, piece: Vec::new(), at: 0, ended: false }))
+        let (receive, taken) = self.0.take().ok_or_else(|| used("opening", "be opened twice"))?;
+        Ok(Box::new(ChannelReader { receive, taken, piece: Vec::new(), at: 0, ended: false }))
     }
 }
 
 struct ChannelWriter {
     send: SyncSender<Piece>,
+    /// Bytes that the reader has received.
+    taken: Arc<AtomicU64>,
     piece: Vec<u8>,
     len_bytes: u64,
 }
@@ -230,7 +234,12 @@ impl Write for ChannelWriter {
 impl GhostWrite for ChannelWriter {
     fn finish(mut self: Box<Self>) -> Result<Written> {
         self.flush().map_err(|e| Error::from_io("finishing", CHANNEL, e))?;
-        self.send(Piece::End)?;
+        if let Err(gone) = self.send(Piece::End) {
+            // A reader that knows by itself where a ghost ends may leave before it is told, but not before it has all.
+            if self.taken.load(Ordering::Acquire) != self.len_bytes {
+                return Err(gone);
+            }
+        }
         Ok(Written { len_bytes: self.len_bytes, durable: false })
     }
     fn abort(self: Box<Self>) {}
@@ -238,6 +247,7 @@ impl GhostWrite for ChannelWriter {
 
 struct ChannelReader {
     receive: Receiver<Piece>,
+    taken: Arc<AtomicU64>,
     piece: Vec<u8>,
     at: usize,
     ended: bool,
@@ -247,7 +257,10 @@ impl Read for ChannelReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.at == self.piece.len() && !self.ended {
             match self.receive.recv() {
-                Ok(Piece::Bytes(piece)) => (self.piece, self.at) = (piece, 0),
+                Ok(Piece::Bytes(piece)) => {
+                    self.taken.fetch_add(piece.len() as u64, Ordering::Release);
+                    (self.piece, self.at) = (piece, 0);
+                }
                 Ok(Piece::End) => self.ended = true,
                 Err(_) => return Err(Error::new("reading", CHANNEL, Cause::PeerGone).into()),
             }
@@ -299,5 +312,19 @@ mod tests {
         drop(import.open_import().unwrap());
         out.write_all(&vec![0; PIECE_BYTES]).unwrap_err();
         assert!(out.finish().is_err());
+    }
+
+    #[test]
+    fn an_importer_that_has_all_may_go_before_it_is_told_the_end() {
+        for (taken, fine) in [(&b"al"[..], true), (b"", false)] {
+            let (mut export, mut import) = channel(1);
+            let mut out = export.open_export().unwrap();
+            out.write_all(b"all").unwrap();
+            out.flush().unwrap();
+            let mut input = import.open_import().unwrap();
+            input.read_exact(&mut vec![0; taken.len()]).unwrap();
+            drop(input);
+            assert_eq!(out.finish().is_ok(), fine);
+        }
     }
 }

@@ -55,12 +55,16 @@ impl Memory {
         })
     }
 
+    fn root(&self) -> Result<PathBuf> {
+        match &self.options.memory_root {
+            Some(dir) => Ok(dir.clone()),
+            None => self.usual_directory(),
+        }
+    }
+
     /// The user's directory, made if need be and checked.
     fn directory(&self) -> Result<PathBuf> {
-        let dir = match &self.options.memory_root {
-            Some(dir) => dir.clone(),
-            None => self.usual_directory()?,
-        };
+        let dir = self.root()?;
         match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(self.fail("making the directory of", e));
@@ -129,8 +133,13 @@ impl Resource for Memory {
 impl Store for Memory {
     /// All images of the user in RAM, or the one that is named.
     fn list(&self) -> Result<Vec<Entry>> {
+        let dir = self.root()?;
+        if std::fs::symlink_metadata(&dir).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            return Ok(Vec::new());
+        }
+        self.check(&dir)?;
         let wanted = |name: &str| !name.starts_with('.') && (self.name.is_empty() || self.name == name);
-        list_directory(&self.describe(), &self.directory()?, wanted, |name| format!("mem:{name}"))
+        list_directory(&self.describe(), &dir, wanted, |name| format!("mem:{name}"))
     }
     fn exists(&self) -> Result<bool> {
         self.place()?.exists()

@@ -3,12 +3,16 @@
 //! Exports go to standard output, imports come from standard input, or both use the inherited descriptor `N`. The
 //! descriptor is duplicated (`fcntl(2)`, `F_DUPFD_CLOEXEC`), so the caller's own stays open. What was written cannot
 //! be called back: an aborted export leaves bytes without a commit mark, which no import takes for an image. An
-//! image is never written to a terminal.
+//! image is never written to a terminal. Where the descriptor is a regular file at its beginning, an import can map it.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IoSlice, IsTerminal, Read, Seek, Write};
+use std::sync::OnceLock;
+
+use ghost_sys::file::MappedFile;
 
 use crate::error::{Aftermath, Cause, Error, Result};
+use crate::gather::Gather;
 use crate::{ClassId, Direction, GhostRead, GhostWrite, Resource, Written};
 
 /// Asked of the kernel for a pipe (`F_SETPIPE_SZ`), which grants what `pipe-max-size` allows.
@@ -71,7 +75,7 @@ impl Resource for Pipe {
             let error = Error::new("opening", self.describe(), Cause::Address("it is a terminal".into()));
             return Err(error.advise("send it into a pipe or a file"));
         }
-        Ok(Box::new(PipeWriter { file, label: self.describe(), len_bytes: 0, broken: false }))
+        Ok(Box::new(PipeWriter(Gather::new(file, self.describe()))))
     }
     fn open_import(&mut self) -> Result<Box<dyn GhostRead>> {
         let file = self.open(0)?;
@@ -79,57 +83,50 @@ impl Resource for Pipe {
             let error = Error::new("opening", self.describe(), Cause::Address("it is a terminal".into()));
             return Err(error.advise("give it an image from a pipe or a file"));
         }
-        Ok(Box::new(PipeReader { file, label: self.describe() }))
+        let whole = file.metadata().is_ok_and(|m| m.is_file()) && (&file).stream_position().is_ok_and(|at| at == 0);
+        Ok(Box::new(PipeReader { file, label: self.describe(), whole, map: OnceLock::new() }))
     }
 }
 
-struct PipeWriter {
-    file: File,
-    label: String,
-    len_bytes: u64,
-    /// A write failed, so what was sent has a gap.
-    broken: bool,
-}
+struct PipeWriter(Gather<File>);
 
 impl Write for PipeWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.file.write(bytes) {
-            Ok(done) => {
-                self.len_bytes += done as u64;
-                Ok(done)
-            }
-            // write_all tries again by itself, but only when it can see that.
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
-            Err(e) => {
-                self.broken = true;
-                Err(Error::new("writing", &self.label, e).leaving(Aftermath::Uncommitted).into())
-            }
-        }
+        self.0.write(bytes)
+    }
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write_vectored(parts)
     }
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.0.flush()
     }
 }
 
 impl GhostWrite for PipeWriter {
-    fn finish(self: Box<Self>) -> Result<Written> {
-        if self.broken {
-            let earlier = io::Error::other("an earlier write failed");
-            return Err(Error::new("finishing", &self.label, earlier).leaving(Aftermath::Uncommitted));
-        }
+    fn write_pages(&mut self, pages: &[IoSlice<'_>]) -> io::Result<()> {
+        self.0.write_vectored(pages).map(drop)
+    }
+    fn finish(mut self: Box<Self>) -> Result<Written> {
+        let len_bytes = self.0.settle()?;
         // A redirected file can be made durable; a pipe cannot, and says EINVAL.
-        let regular = self.file.metadata().is_ok_and(|m| m.is_file());
+        let file = self.0.stream();
+        let regular = file.metadata().is_ok_and(|m| m.is_file());
         if regular {
-            self.file.sync_all().map_err(|e| Error::new("finishing", &self.label, e).leaving(Aftermath::NotDurable))?;
+            let fail = |e| Error::new("finishing", self.0.label(), Cause::Io(e)).leaving(Aftermath::NotDurable);
+            file.sync_all().map_err(fail)?;
         }
-        Ok(Written { len_bytes: self.len_bytes, durable: regular })
+        Ok(Written { len_bytes, durable: regular })
     }
     fn abort(self: Box<Self>) {}
 }
 
+/// Reads no byte more than it is asked for: what follows the ghost belongs to somebody else.
 struct PipeReader {
     file: File,
     label: String,
+    /// It is a regular file that was at its beginning, so it can be read at any offset as well.
+    whole: bool,
+    map: OnceLock<Option<MappedFile>>,
 }
 
 impl Read for PipeReader {
@@ -141,4 +138,11 @@ impl Read for PipeReader {
     }
 }
 
-impl GhostRead for PipeReader {}
+impl GhostRead for PipeReader {
+    fn as_mapped(&self) -> Option<&[u8]> {
+        self.map.get_or_init(|| MappedFile::new(self.as_file()?).ok()).as_deref()
+    }
+    fn as_file(&self) -> Option<&File> {
+        self.whole.then_some(&self.file)
+    }
+}

@@ -10,7 +10,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::time::SystemTime;
 
 use crate::error::{Cause, Result};
-use crate::{ClassId, Direction, Error};
+use crate::{ClassId, Direction, Error, Seekable};
 
 /// A place that ghosts go to and come from.
 ///
@@ -106,6 +106,11 @@ pub trait GhostRead: Read + Send {
     /// the reader.
     fn as_file(&self) -> Option<&File> {
         None
+    }
+
+    /// The whole image to be read at any offset, by whichever of the two ways above there is.
+    fn as_seekable(&self) -> Option<Seekable<'_>> {
+        self.as_mapped().map(Seekable::mapped).or_else(|| self.as_file().map(Seekable::file))
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -11,7 +11,9 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use common::{Scratch, carries, keeps_images};
-use ghost_resource::{Aftermath, Buffer, Cause, Disk, Memory, Network, Options, Registry, Resource, Tcp, channel, tcp};
+use ghost_resource::{
+    Aftermath, Buffer, Cause, Disk, Memory, Network, Options, Pipe, Registry, Resource, Tcp, channel, tcp,
+};
 
 fn with_replace(replace: bool) -> Options {
     Options { replace, ..Options::default() }
@@ -36,6 +38,9 @@ fn memory_keeps_images() {
         image.write_all(name.as_bytes()).unwrap();
         image.finish().unwrap();
     }
+    let nowhere = Options { memory_root: Some("/dev/shm/ghost-test-nowhere".into()), ..Options::default() };
+    assert!(Memory::new("", &nowhere).unwrap().store().unwrap().list().unwrap().is_empty());
+    assert!(!Path::new("/dev/shm/ghost-test-nowhere").exists());
     let all = Memory::new("", &options(false)).unwrap();
     let urls: Vec<_> = all.store().unwrap().list().unwrap().into_iter().map(|e| e.url).collect();
     assert_eq!(urls, ["mem:a", "mem:b"]);
@@ -96,6 +101,63 @@ impl<T: Send> Resource for Held<T> {
         let opened = self.0.open_import();
         self.1 = None;
         opened
+    }
+}
+
+#[test]
+fn a_redirected_file_is_mapped_from_its_beginning_only() {
+    let dir = Scratch::new();
+    let path = dir.0.join("image");
+    let mut out = Disk::new(&path, &Options::default()).open_export().unwrap();
+    out.write_all(b"an image").unwrap();
+    out.finish().unwrap();
+    let mut file = std::fs::File::open(&path).unwrap();
+    let open = |file: &std::fs::File| Pipe::inherited(file.as_raw_fd()).open_import().unwrap();
+    let input = open(&file);
+    assert_eq!(input.as_mapped(), Some(&b"an image"[..]));
+    let mut tail = String::new();
+    let mut seekable = input.as_seekable().unwrap();
+    seekable.seek(SeekFrom::End(-5)).unwrap();
+    seekable.read_to_string(&mut tail).unwrap();
+    assert_eq!(tail, "image");
+    file.read_exact(&mut [0; 3]).unwrap();
+    let mut input = open(&file);
+    assert!(input.as_mapped().is_none() && input.as_file().is_none());
+    input.read_to_string(&mut tail).unwrap();
+    assert_eq!(tail, "imageimage");
+}
+
+/// Run by the test below as a process of its own, which never ends by itself.
+#[test]
+fn a_killed_export_leaves_nothing() {
+    if let Some(path) = std::env::var_os("GHOST_TEST_KILLED") {
+        let mut out = Disk::new(path, &with_replace(true)).open_export().unwrap();
+        out.write_all(&common::noise(20 << 20)).unwrap();
+        out.flush().unwrap();
+        println!("written");
+        loop {
+            std::thread::park();
+        }
+    }
+    for old in [None, Some(b"old")] {
+        let dir = Scratch::new();
+        let path = dir.0.join("app.ghost");
+        if let Some(old) = old {
+            std::fs::write(&path, old).unwrap();
+        }
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_killed_export_leaves_nothing", "--nocapture"])
+            .env("GHOST_TEST_KILLED", &path)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said =
+            std::io::BufReader::new(child.stdout.take().unwrap()).lines().find(|l| l.as_ref().unwrap() == "written");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(said.is_some(), "the export did not get far");
+        assert_eq!(std::fs::read(&path).ok(), old.map(|o| o.to_vec()));
+        assert_eq!(dir.names().len(), usize::from(old.is_some()));
     }
 }
 

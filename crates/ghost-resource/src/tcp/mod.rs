@@ -11,29 +11,27 @@
 //! which [`Written::durable`] says. Nothing is encrypted and no peer is authenticated here: use it on networks that
 //! you trust, over loopback, or inside another tunnel.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+mod stream;
+
+pub use stream::TcpDuplex;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt;
 
-use crate::error::{Aftermath, Cause, Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::options::Network;
-use crate::resource::Duplex;
-use crate::{ClassId, Direction, GhostRead, GhostWrite, Options, Resource, Written};
+use crate::{ClassId, Direction, Duplex, GhostRead, GhostWrite, Options, Resource};
+use stream::{TcpReader, TcpWriter};
 
 /// What autotuning reaches by default (`tcp_rmem[2]`, 6 MiB); buffers are set by hand only beyond.
 const AUTOTUNED_BYTES: usize = 6 << 20;
 /// Between two attempts to connect.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// What a reader that is dropped early still takes from the wire, so that an exporter whose last bytes carry nothing
-/// new sees an orderly end.
-const DRAIN_BYTES: usize = 64 << 10;
-/// How long it waits for them.
-const DRAIN_TIME: Duration = Duration::from_millis(200);
-
 /// A TCP peer.
 #[derive(Debug, Clone)]
 pub struct Tcp {
@@ -118,7 +116,7 @@ impl Tcp {
     fn adopt(&self, stream: TcpStream) -> Result<TcpDuplex> {
         let peer = stream.peer_addr().map_or_else(|_| self.describe(), |a| format!("tcp://{a}"));
         tune(&stream, self.options.silence_timeout).map_err(|e| Error::new("setting up", &peer, io::Error::from(e)))?;
-        Ok(TcpDuplex { stream, peer, silence: self.options.silence_timeout })
+        Ok(TcpDuplex::new(stream, peer, self.options.silence_timeout))
     }
 }
 
@@ -218,199 +216,12 @@ impl Resource for Tcp {
         format!("tcp://{}", self.address)
     }
     fn open_export(&mut self) -> Result<Box<dyn GhostWrite>> {
-        Ok(Box::new(TcpWriter { link: self.connect()?, len_bytes: 0, whole: false, broken: false }))
+        Ok(Box::new(TcpWriter::new(self.connect()?)))
     }
     fn open_import(&mut self) -> Result<Box<dyn GhostRead>> {
-        Ok(Box::new(TcpReader(self.listen()?.accept()?)))
+        Ok(Box::new(TcpReader::new(self.listen()?.accept()?)))
     }
     fn open_duplex(&mut self, listen: bool) -> Result<Box<dyn Duplex>> {
         Ok(Box::new(if listen { self.listen()?.accept()? } else { self.connect()? }))
-    }
-}
-
-/// A connection, both ways.
-#[derive(Debug)]
-pub struct TcpDuplex {
-    stream: TcpStream,
-    peer: String,
-    silence: Duration,
-}
-
-impl TcpDuplex {
-    /// The socket itself, for what only sockets can do.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    fn told<T>(&self, step: &'static str, result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|e| match e.kind() {
-            io::ErrorKind::Interrupted => e,
-            _ => Error::new(step, &self.peer, e).leaving(Aftermath::Uncommitted).into(),
-        })
-    }
-}
-
-impl Read for TcpDuplex {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let result = self.stream.read(into);
-        self.told("reading from", result)
-    }
-}
-
-impl Write for TcpDuplex {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let result = self.stream.write(bytes);
-        self.told("writing to", result)
-    }
-    fn write_vectored(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let result = self.stream.write_vectored(parts);
-        self.told("writing to", result)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Duplex for TcpDuplex {
-    fn split(self: Box<Self>) -> Result<(Box<dyn Read + Send>, Box<dyn Write + Send>)> {
-        let stream = self.stream.try_clone().map_err(|e| Error::new("splitting", &self.peer, e))?;
-        let writing = Self { stream, peer: self.peer.clone(), silence: self.silence };
-        Ok((self, Box::new(WriteHalf(writing))))
-    }
-    fn peer(&self) -> String {
-        self.peer.clone()
-    }
-}
-
-/// The writing half: tells the peer that nothing more comes when it is dropped, though the reading half lives on.
-struct WriteHalf(TcpDuplex);
-
-impl Write for WriteHalf {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-    fn write_vectored(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.write_vectored(parts)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl Drop for WriteHalf {
-    fn drop(&mut self) {
-        // The connection may be gone already, which says the same.
-        let _ = self.0.stream.shutdown(Shutdown::Write);
-    }
-}
-
-struct TcpWriter {
-    link: TcpDuplex,
-    len_bytes: u64,
-    /// `finish` was reached; else the peer must see a cut.
-    whole: bool,
-    /// A write failed, so what was sent has a gap.
-    broken: bool,
-}
-
-impl Write for TcpWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.send(&[io::IoSlice::new(bytes)])
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl TcpWriter {
-    fn send(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let done = self.link.write_vectored(parts);
-        match &done {
-            Ok(done) => self.len_bytes += *done as u64,
-            Err(e) => self.broken |= e.kind() != io::ErrorKind::Interrupted,
-        }
-        done
-    }
-}
-
-impl GhostWrite for TcpWriter {
-    fn write_pages(&mut self, pages: &[io::IoSlice<'_>]) -> io::Result<()> {
-        for group in pages.chunks(1024) {
-            let mut group = group.to_vec();
-            let mut rest = &mut group[..];
-            io::IoSlice::advance_slices(&mut rest, 0);
-            while !rest.is_empty() {
-                match self.send(rest) {
-                    Ok(0) => return self.link.told("writing to", Err(io::ErrorKind::WriteZero.into())),
-                    Ok(done) => io::IoSlice::advance_slices(&mut rest, done),
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(e),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(mut self: Box<Self>) -> Result<Written> {
-        let peer = self.link.peer.clone();
-        let fail = |e| Error::new("finishing towards", &peer, Cause::Io(e)).leaving(Aftermath::Uncommitted);
-        if self.broken {
-            return Err(fail(io::Error::other("an earlier write failed")));
-        }
-        self.whole = true;
-        self.link.stream.shutdown(Shutdown::Write).map_err(fail)?;
-        // The peer closes when it has read all. Whoever keeps the connection open longer than we wait has the
-        // bytes in the kernel's hands, and no promise.
-        self.link.stream.set_read_timeout(Some(self.link.silence)).map_err(fail)?;
-        let mut answer = [0; 512];
-        let durable = loop {
-            match self.link.stream.read(&mut answer) {
-                Ok(0) => break true,
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => break false,
-                Err(e) => return Err(fail(e)),
-            }
-        };
-        Ok(Written { len_bytes: self.len_bytes, durable })
-    }
-
-    fn abort(self: Box<Self>) {}
-}
-
-impl Drop for TcpWriter {
-    fn drop(&mut self) {
-        if !self.whole {
-            // A zero linger time makes close(2) send a reset: a reader then sees a cut, not an orderly end.
-            let _ = sockopt::set_socket_linger(&self.link.stream, Some(Duration::ZERO));
-        }
-    }
-}
-
-struct TcpReader(TcpDuplex);
-
-impl Read for TcpReader {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.read(into)
-    }
-}
-
-impl GhostRead for TcpReader {}
-
-impl Drop for TcpReader {
-    fn drop(&mut self) {
-        let deadline = Instant::now() + DRAIN_TIME;
-        let mut left = DRAIN_BYTES;
-        let mut rest = [0; 4096];
-        while left > 0 {
-            let wait = deadline.saturating_duration_since(Instant::now());
-            if wait.is_zero() || self.0.stream.set_read_timeout(Some(wait)).is_err() {
-                return;
-            }
-            match self.0.stream.read(&mut rest) {
-                Ok(0) | Err(_) => return,
-                Ok(n) => left = left.saturating_sub(n),
-            }
-        }
     }
 }
