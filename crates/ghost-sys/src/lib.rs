@@ -17,6 +17,7 @@ pub mod errno;
 pub mod fdops;
 pub mod file;
 mod inject;
+pub mod message;
 pub mod kcmp;
 pub mod mortal;
 pub mod nr;
@@ -32,6 +33,8 @@ pub mod sched;
 pub mod scm;
 pub mod task;
 pub mod signal;
+pub mod sock_diag;
+pub mod sockopt;
 
 pub use errno::Errno;
 /// The result of a system call.
