@@ -98,6 +98,21 @@ impl Ctx {
         self.compare_kept();
     }
 
+    /// As [`Ctx::wait`]; returns for how long in all the program saw itself not running, in ns.
+    ///
+    /// Whatever is measured against a clock may be late by that much, since the clock goes on.
+    pub fn wait_outage(&mut self) -> i64 {
+        let (mut last, mut outage) = (crate::sys::now_ns(), 0);
+        self.wait_with(|| {
+            let now = crate::sys::now_ns();
+            if now - last > 20_000_000 {
+                outage += now - last;
+            }
+            last = now;
+        });
+        outage + (crate::sys::now_ns() - last)
+    }
+
     /// The first half of [`Ctx::wait`]: says ready.
     pub fn ready(&mut self) {
         assert!(!self.waited, "a victim waits once");

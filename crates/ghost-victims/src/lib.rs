@@ -13,6 +13,7 @@
 //! The protocol with whoever runs a victim is in the crate's README.
 pub mod areas;
 mod ctx;
+pub mod inside;
 pub mod kit;
 pub mod proc;
 pub mod selftest;
