@@ -31,7 +31,6 @@ pub mod ptrace;
 pub mod remote;
 pub mod sched;
 pub mod scm;
-pub mod task;
 pub mod signal;
 pub mod sock_diag;
 pub mod sockopt;

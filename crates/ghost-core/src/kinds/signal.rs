@@ -101,10 +101,17 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         let pid = cx.building[index].pid;
+        if let Some(leader) = cx.building[index].leader.as_ref() {
+            hold_traps(&leader.thread, &record.pending).map_err(|e| e.on(record.pid, "pending signals"))?;
+        }
         let pids = std::mem::take(&mut cx.pids);
         let batch = &mut cx.building[index].batch;
         for signal in (1..=64_u32).filter(|s| ![libc::SIGKILL as u32, libc::SIGSTOP as u32].contains(s)) {
             let action = record.actions.iter().find(|a| a.signal == signal);
+            if signal == libc::SIGTRAP as u32 && action.is_none() {
+                // Nobody sends it to a process under construction, and its batches are faster with the default.
+                continue;
+            }
             ignore(batch, signal);
             // A process that shares its actions with an earlier one sets them again: it has its own queue to empty.
             set_action(batch, signal, action.map_or([0; 4], |a| [a.handler, a.flags, a.restorer, a.mask]));
@@ -113,6 +120,14 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         cx.pids = pids;
     }
     cx.flush_all()
+}
+
+/// Blocks SIGTRAP too, where one has to wait: unblocked it would be lost.
+pub(super) fn hold_traps(thread: &Stopped, pending: &[rec::SigInfo]) -> Result<(), KindError> {
+    if pending.iter().any(|i| field(&i.raw, 0) == libc::SIGTRAP) {
+        thread.set_signal_mask(u64::MAX).step("blocking its signals")?;
+    }
+    Ok(())
 }
 
 fn ignore(batch: &mut Batch, signal: u32) {

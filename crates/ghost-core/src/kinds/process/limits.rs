@@ -5,9 +5,11 @@
 use crate::error::{Context, KindError};
 use crate::import::ImportCx;
 use ghost_image::record as rec;
-use ghost_sys::{Errno, Pid, task};
+use ghost_sys::process::{limit, set_limit};
+use ghost_sys::{Errno, Pid};
 
-const NAMES: [&str; task::LIMITS as usize] = [
+/// The limits there are, by number.
+const NAMES: [&str; 16] = [
     "CPU",
     "FSIZE",
     "DATA",
@@ -28,8 +30,8 @@ const NAMES: [&str; task::LIMITS as usize] = [
 
 /// All limits of a process.
 pub fn export(pid: Pid) -> Result<Vec<rec::Rlimit>, KindError> {
-    let read = |which| task::limit(pid, which).map(|(soft, hard)| rec::Rlimit { which, soft, hard });
-    (0..task::LIMITS).map(read).collect::<Result<_, _>>().step_on(pid, String::new, "reading its limits")
+    let read = |which| limit(pid, which).map(|(soft, hard)| rec::Rlimit { which, soft, hard });
+    (0..NAMES.len() as u32).map(read).collect::<Result<_, _>>().step_on(pid, String::new, "reading its limits")
 }
 
 /// Sets the limits of every process.
@@ -54,14 +56,14 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
 
 /// Sets one limit; the words say what could not be had.
 fn set(pid: Pid, wanted: &rec::Rlimit) -> Result<Option<String>, Errno> {
-    let (soft, hard) = task::limit(pid, wanted.which)?;
+    let (soft, hard) = limit(pid, wanted.which)?;
     if (soft, hard) == (wanted.soft, wanted.hard) {
         return Ok(None);
     }
-    match task::set_limit(pid, wanted.which, wanted.soft, wanted.hard) {
+    match set_limit(pid, wanted.which, (wanted.soft, wanted.hard)) {
         Ok(()) => Ok(None),
         Err(Errno(libc::EPERM)) if wanted.hard > hard => {
-            task::set_limit(pid, wanted.which, wanted.soft.min(hard), hard)?;
+            set_limit(pid, wanted.which, (wanted.soft.min(hard), hard))?;
             let say = |v: u64| if v == u64::MAX { "unlimited".to_owned() } else { v.to_string() };
             Ok(Some(format!("the hard limit is {} instead of {}", say(hard), say(wanted.hard))))
         }

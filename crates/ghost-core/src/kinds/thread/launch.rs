@@ -6,6 +6,7 @@
 use super::interrupted::{self, Continue};
 use super::stubs;
 use crate::error::{Context, KindError};
+use crate::freeze::signal;
 use crate::import::{Building, ImportCx, first_users};
 use crate::model::Model;
 use ghost_image::record as rec;
@@ -13,7 +14,7 @@ use ghost_image::record::vma::Special;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{NT_PRSTATUS, Registers, Stopped};
 use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr, Stub};
-use ghost_sys::{Errno, Pid, nr, task};
+use ghost_sys::{Errno, Pid, nr};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -104,35 +105,20 @@ fn seccomp(stub: &mut Stub, thread: &rec::Thread, model: &Model) -> Result<(), K
     if thread.seccomp_filter_ids.is_empty() {
         return Ok(());
     }
-    // The kernel follows a pointer to the program, so the program needs an address first.
-    const ROOM: u64 = 64 << 10;
     let mut batch = Batch::new();
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    let args =
-        [0.into(), ROOM.into(), (libc::PROT_READ | libc::PROT_WRITE).into(), flags.into(), (-1).into(), 0.into()];
-    let room = batch.call("mmap for seccomp programs", nr::MMAP, &args);
-    let room = stub.run(&batch).step("making room for its seccomp programs")?.result(room).unwrap_or(0) as u64;
     for id in &thread.seccomp_filter_ids {
         let filter = model.seccomp_filters.iter().find(|f| f.id == *id);
-        let Some(filter) = filter.filter(|f| f.program.len() as u64 <= ROOM - 16 && f.program.len() % 8 == 0) else {
-            return Err(KindError::conflict(
-                "reading its seccomp filters",
-                format!("the ghost has no usable filter {id}"),
-            ));
+        let Some(filter) = filter.filter(|f| f.program.len() % 8 == 0) else {
+            return Err(KindError::conflict("reading its seccomp filters", format!("the ghost has no filter {id}")));
         };
-        let instructions = filter.program.len() as u64 / 8;
-        let header = [instructions.to_ne_bytes(), (room + 16).to_ne_bytes()].concat();
-        let memory = stub.memory();
-        memory.write(RemoteAddr(room), &[header, filter.program.clone()].concat()).step("writing a seccomp filter")?;
-        let mut batch = Batch::new();
-        let args = [SECCOMP_SET_MODE_FILTER.into(), filter.flags.into(), room.into()];
+        let program = batch.data(&filter.program);
+        // struct sock_fprog: the number of instructions and where they are.
+        let header = batch.data(&[(filter.program.len() as u64 / 8).to_ne_bytes(), [0; 8]].concat());
+        batch.point(header.at(8), program);
+        let args = [SECCOMP_SET_MODE_FILTER.into(), filter.flags.into(), header.into()];
         batch.call(format!("seccomp filter {id}"), nr::SECCOMP, &args);
-        stub.run(&batch).step("putting it under seccomp")?;
     }
-    let mut batch = Batch::new();
-    batch.call("munmap of seccomp programs", nr::MUNMAP, &[room.into(), ROOM.into()]);
-    stub.run(&batch).step("putting it under seccomp")?;
-    Ok(())
+    stub.run(&batch).step("putting it under seccomp").map(drop)
 }
 
 /// A `syscall` instruction that the program itself has mapped: in its vDSO, else in any of its code.
@@ -246,7 +232,7 @@ pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
         if record.stopped && building.leader.is_some() {
             let pid = building.pid;
             // The signal waits for the process to go and stops it before its first instruction.
-            task::kill(pid, stop_signal(record)).step_on(record.pid, String::new, "stopping it as it was")?;
+            signal(pid, stop_signal(record)).step_on(record.pid, String::new, "stopping it as it was")?;
             release(building, record.pid)?;
             wait_until_stopped(pid, record)?;
         } else {
@@ -280,7 +266,7 @@ fn wait_until_stopped(pid: Pid, record: &rec::Process) -> Result<(), KindError> 
         if began.elapsed() > STOP_LIMIT / 50 && !asked {
             // In an orphaned group the terminal's stop signals do nothing.
             asked = true;
-            task::kill(pid, libc::SIGSTOP).step_on(record.pid, String::new, "stopping it as it was")?;
+            signal(pid, libc::SIGSTOP).step_on(record.pid, String::new, "stopping it as it was")?;
         }
         if began.elapsed() > STOP_LIMIT {
             return Err(KindError::conflict("stopping it as it was", "it does not stop").on(record.pid, ""));
@@ -292,7 +278,9 @@ fn wait_until_stopped(pid: Pid, record: &rec::Process) -> Result<(), KindError> 
 fn release(building: Building, old: Pid) -> Result<(), KindError> {
     for stub in building.threads.into_iter().chain(building.leader) {
         let tid = stub.thread.tid();
-        stub.thread.detach().step_on(old, || format!("tid {tid}"), "letting it go")?;
+        // Already in its trap, where it stays: its registers are set.
+        let thread = stub.into_thread().step_on(old, || format!("tid {tid}"), "letting it go")?;
+        thread.detach().step_on(old, || format!("tid {tid}"), "letting it go")?;
     }
     Ok(())
 }

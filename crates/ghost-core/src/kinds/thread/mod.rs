@@ -16,7 +16,7 @@ mod launch;
 mod sched;
 
 use super::process::{self, cred};
-use super::signal;
+use super::{signal, tree};
 use crate::error::{Blocker, Context, KindError};
 use crate::export::ExportCx;
 use crate::import::{Building, ImportCx, remote};
@@ -27,7 +27,7 @@ use ghost_image::record as rec;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::Stopped;
 use ghost_sys::remote::{Batch, Memory, RemoteAddr, Stub};
-use ghost_sys::{Pid, nr, task};
+use ghost_sys::{Pid, nr, process as sys_process, sched as sys_sched};
 use std::collections::HashMap;
 
 pub use launch::{go, settle};
@@ -120,7 +120,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let frozen: HashMap<Pid, &Stopped> =
         cx.frozen.processes.iter().flat_map(|p| &p.threads).map(|t| (t.stopped.tid(), &t.stopped)).collect();
     let mut filters = Filters::default();
-    let fair_slice = task::sched_attr(0).map_or(0, |a| a.runtime);
+    let fair_slice = sys_sched::attributes(0).map_or(0, |a| a.runtime);
     let all_cpus = sched::online_cpus();
     for (index, process) in view.processes.iter().enumerate() {
         if process.is_zombie() {
@@ -185,7 +185,7 @@ fn export_thread(
         abort_critical_section(&mut general, area, memory)?;
     }
     let debug = stopped.debug_registers().step("reading its debug registers")?;
-    let (robust_list, robust_list_len) = task::robust_list(thread.tid).step("reading its robust list")?;
+    let (robust_list, robust_list_len) = sys_process::robust_list(thread.tid).step("reading its robust list")?;
     let dispatch = stopped.syscall_dispatch().step("reading its syscall user dispatch")?;
     let status = &thread.status;
     let speculation = answers.speculation.iter().enumerate().filter_map(|(which, value)| {
@@ -208,7 +208,7 @@ fn export_thread(
             size: answers.alt_stack.2,
         }),
         clear_child_tid: answers.clear_child_tid,
-        robust_list,
+        robust_list: robust_list.0,
         robust_list_len,
         rseq: rseq.map(|(address, size, signature, flags)| rec::Rseq { address, size, signature, flags }),
         cred: Some(cred::of(status, answers.securebits)),
@@ -278,7 +278,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         let threads = leader.spawn_threads(&wanted).map_err(|e| remote(record.pid, e))?;
         for (stub, thread) in threads.iter().zip(others) {
             let tid = thread.tid;
-            stub.thread.set_signal_mask(u64::MAX).step_on(
+            stub.thread.set_signal_mask(tree::BUILDING_MASK).step_on(
                 record.pid,
                 || format!("tid {tid}"),
                 "blocking its signals",
@@ -309,6 +309,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         for (stub, thread) in stubs(building).zip(&record.threads) {
             let batch = next.next().expect("one batch a thread");
             if !batch.is_empty() {
+                signal::hold_traps(&stub.thread, &thread.pending).map_err(|e| e.on(record.pid, "pending signals"))?;
                 work.push((stub, batch));
                 whose.push((record.pid, thread.tid));
             }

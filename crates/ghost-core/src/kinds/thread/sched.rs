@@ -1,10 +1,10 @@
 //! How a thread is scheduled: policy, nice value, real-time and deadline parameters, CPUs, I/O priority.
 //!
-//! Read and set from outside ([`ghost_sys::task`]). What the restorer may not raise, and CPUs that this host does not have,
+//! Read and set from outside ([`ghost_sys::sched`]). What the restorer may not raise, and CPUs that this host does not have,
 //! are noted and left as they are: a program that runs slower is still the program.
 
 use ghost_image::record as rec;
-use ghost_sys::task::{self, SchedAttr};
+use ghost_sys::sched::{self, SchedAttr};
 use ghost_sys::{Pid, Result};
 
 const SCHED_DEADLINE: u32 = 6;
@@ -31,8 +31,8 @@ fn count(list: &str) -> u32 {
 
 /// How this thread is scheduled; a full set of CPUs is left out, so that it is a full one elsewhere too.
 pub(super) fn export(tid: Pid, fair_slice: u64, all_cpus: u32) -> Result<rec::Sched> {
-    let a = task::sched_attr(tid)?;
-    let affinity = task::affinity(tid)?;
+    let a = sched::attributes(tid)?;
+    let affinity = sched::affinity(tid)?;
     let runs_on: u32 = affinity.iter().map(|b| b.count_ones()).sum();
     // What a fair thread has as its runtime is its slice: the host's, unless it asked for another.
     let own_slice = !FAIR.contains(&a.policy) || a.runtime != fair_slice;
@@ -45,7 +45,7 @@ pub(super) fn export(tid: Pid, fair_slice: u64, all_cpus: u32) -> Result<rec::Sc
         deadline_ns: a.deadline,
         period_ns: a.period,
         affinity: if runs_on >= all_cpus && all_cpus > 0 { Vec::new() } else { affinity },
-        ioprio: task::ioprio(tid)?,
+        ioprio: sched::io_priority(tid)? as u32,
         util_min: a.util_min,
         util_max: a.util_max,
     })
@@ -56,7 +56,7 @@ pub(super) fn import(tid: Pid, wanted: &rec::Sched, note: &mut dyn FnMut(String,
     let subject = |what: &str| format!("{what} of thread {tid}");
     // CPUs first: a deadline is only admitted for what a thread may run on.
     if !wanted.affinity.is_empty()
-        && let Err(e) = task::set_affinity(tid, &wanted.affinity)
+        && let Err(e) = sched::set_affinity(tid, &wanted.affinity)
     {
         note(subject("CPU affinity"), format!("it may run on every CPU here: {e}"));
     }
@@ -73,19 +73,19 @@ pub(super) fn import(tid: Pid, wanted: &rec::Sched, note: &mut dyn FnMut(String,
         util_min: wanted.util_min,
         util_max: wanted.util_max,
     };
-    let now = task::sched_attr(tid).unwrap_or_default();
+    let now = sched::attributes(tid).unwrap_or_default();
     let same = (now.policy, now.nice, now.priority, now.flags) == (attr.policy, attr.nice, attr.priority, attr.flags)
         && attr.flags & UTIL_CLAMP == 0
         && attr.policy != SCHED_DEADLINE
         && attr.runtime == 0;
-    if !same && let Err(e) = task::set_sched_attr(tid, &attr) {
+    if !same && let Err(e) = sched::set_attributes(tid, &attr) {
         note(
             subject("scheduling"),
             format!("policy {} with nice {} and priority {}: {e}", attr.policy, attr.nice, attr.priority),
         );
     }
-    if task::ioprio(tid) != Ok(wanted.ioprio)
-        && let Err(e) = task::set_ioprio(tid, wanted.ioprio)
+    if sched::io_priority(tid) != Ok(wanted.ioprio as i32)
+        && let Err(e) = sched::set_io_priority(tid, wanted.ioprio as i32)
     {
         note(subject("I/O priority"), format!("{:#x}: {e}", wanted.ioprio));
     }
@@ -106,7 +106,7 @@ mod tests {
     fn a_thread_gets_what_another_has() {
         let thread = std::thread::spawn(|| {
             let tid = rustix::thread::gettid().as_raw_nonzero().get();
-            let mut record = export(tid, task::sched_attr(tid).unwrap().runtime, online_cpus()).unwrap();
+            let mut record = export(tid, sched::attributes(tid).unwrap().runtime, online_cpus()).unwrap();
             assert!(record.affinity.is_empty(), "all CPUs are no restriction");
             assert_eq!(record.runtime_ns, 0);
             (record.policy, record.nice, record.ioprio) = (3, record.nice + 2, (3 << 13) | 4);
@@ -114,7 +114,7 @@ mod tests {
             let mut notes = Vec::new();
             import(tid, &record, &mut |s, t| notes.push((s, t)));
             assert!(notes.is_empty(), "{notes:?}");
-            let now = export(tid, task::sched_attr(tid).unwrap().runtime, 64).unwrap();
+            let now = export(tid, sched::attributes(tid).unwrap().runtime, 64).unwrap();
             assert_eq!((now.policy, now.nice, now.ioprio, now.affinity[0]), (3, record.nice, (3 << 13) | 4, 1));
             record.affinity = vec![0, 0, 0, 0, 0, 0, 0, 128];
             import(tid, &record, &mut |s, t| notes.push((s, t)));

@@ -2,14 +2,14 @@
 
 use super::plan::{Birth, Plan};
 use super::taken::retry;
-use super::{CLONE_FILES, CLONE_FS, CLONE_PARENT, CLONE_SIGHAND, CLONE_VM};
+use super::{BUILDING_MASK, CLONE_FILES, CLONE_FS, CLONE_PARENT, CLONE_SIGHAND, CLONE_VM};
 use crate::error::{Context, KindError};
 use crate::import::{Building, ImportCx, remote};
 use crate::options::Pids;
 use ghost_image::record as rec;
 use ghost_sys::ptrace::{Stop, Waited};
 use ghost_sys::remote::{Batch, Executor, Outcome, RemoteError, Stub};
-use ghost_sys::{Errno, Pid, nr, proc, task};
+use ghost_sys::{Pid, nr, proc, process};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -124,7 +124,7 @@ impl Builder<'_, '_> {
     fn born(&mut self, index: usize, stub: Stub, sid: Pid) -> Result<(), KindError> {
         let old = self.records[index].pid;
         // Signals wait until the program itself decides about them.
-        stub.thread.set_signal_mask(u64::MAX).step_on(old, String::new, "blocking its signals")?;
+        stub.thread.set_signal_mask(BUILDING_MASK).step_on(old, String::new, "blocking its signals")?;
         self.cx.pids.insert(old, stub.pid);
         self.sids[index] = sid;
         self.stubs[index] = Some(stub);
@@ -483,22 +483,12 @@ fn end_with(mut stub: Stub, old: Pid, status: u32) -> Result<(), KindError> {
         return Err(on(KindError::conflict("ending it", "no process can end with this status")));
     }
     // A limit of one byte means no core, even where cores go to a program.
-    task::set_limit(stub.pid, libc::RLIMIT_CORE, 1, 1).step("forbidding its core").map_err(on)?;
-    if signal != libc::SIGKILL {
-        let pid = stub.pid;
-        make(&mut stub, old, "kill", nr::KILL, &[pid as u64, signal as u64])?;
-    } else {
-        task::kill(stub.pid, signal).step("SIGKILL").map_err(on)?;
-    }
-    let tid = stub.thread.tid();
-    let Stub { thread, .. } = stub;
-    let _ = thread.set_signal_mask(0);
-    let mut running = match thread.resume(0) {
-        Ok(running) => running,
-        // Killed while it was stopped.
-        Err(Errno(libc::ESRCH)) => ghost_sys::ptrace::adopt(tid),
-        Err(e) => return Err(on(KindError::new("ending it", e))),
-    };
+    process::set_limit(stub.pid, libc::RLIMIT_CORE, (1, 1)).step("forbidding its core").map_err(on)?;
+    let pid = stub.pid;
+    let thread = stub.into_thread().step("ending it").map_err(on)?;
+    thread.set_signal_mask(0).step("ending it").map_err(on)?;
+    crate::freeze::signal(pid, signal).step("ending it").map_err(on)?;
+    let mut running = thread.resume(0).step("ending it").map_err(on)?;
     loop {
         match running.wait().step("ending it").map_err(on)? {
             Waited::Gone(_) => return Ok(()),

@@ -25,6 +25,9 @@ use std::collections::HashSet;
 
 pub use build::import;
 
+/// Every signal waits while a process is built, but SIGTRAP, which tells of the end of a batch.
+pub(super) const BUILDING_MASK: u64 = !(1 << (libc::SIGTRAP - 1));
+
 const CLONE_VM: u64 = 0x100;
 const CLONE_FS: u64 = 0x200;
 const CLONE_FILES: u64 = 0x400;
