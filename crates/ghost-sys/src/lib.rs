@@ -5,7 +5,9 @@
 //! a [`remote::Batch`] is a list of system calls to be made *inside* another process, which a
 //! [`remote::Executor`] runs in one round trip: the [`remote::Puppet`] inside a living program, with a
 //! dead-man's switch, or the [`remote::Stub`] inside a process that is being built.
-//! [`proc`] parses what procfs prints.
+//! [`proc`] parses what procfs prints, relative to a [`proc::ProcDir`] that stays with one process; [`pagemap`],
+//! [`sock_diag`], [`message`] and [`pipe`] look into memory, sockets and pipes and take nothing away; [`namespace`] works
+//! inside other namespaces, and [`features`] says what of all this is to be had here.
 //!
 //! This crate knows nothing of ghosts. It does not decide, it only asks and tells.
 
@@ -15,14 +17,17 @@ pub mod clone3;
 pub mod cpu;
 pub mod errno;
 pub mod fdops;
+pub mod features;
 pub mod file;
 mod inject;
 pub mod message;
 pub mod kcmp;
 pub mod mortal;
+pub mod namespace;
 pub mod nr;
 pub mod pagemap;
 pub mod pidfd;
+pub mod pipe;
 pub mod plugin;
 pub mod prctl_mm;
 pub mod proc;
@@ -34,6 +39,7 @@ pub mod scm;
 pub mod signal;
 pub mod sock_diag;
 pub mod sockopt;
+pub mod tty;
 
 pub use errno::Errno;
 /// The result of a system call.
