@@ -9,7 +9,7 @@ use crate::options::{After, ExportOptions, Progress};
 use crate::report::Report;
 use crate::view::TreeView;
 use ghost_image::record as rec;
-use ghost_image::{Header, ImageWriter};
+use ghost_image::ImageWriter;
 use ghost_sys::Pid;
 use std::io::Write;
 use std::os::fd::OwnedFd;

@@ -132,6 +132,7 @@ impl Stub {
             batch.call("munmap of what exec made", libc::SYS_munmap, &[start.0.into(), len.into()]);
         }
         stub.run(&batch)?;
+        stub.leave_image()?;
         Ok(stub)
     }
 
@@ -158,6 +159,28 @@ impl Stub {
         let thread = first_stop(tid)?;
         let process = Process::new(tid).map_err(step("opening the new process"))?;
         self.sibling(thread, tid, &process, options.flags)
+    }
+
+    /// Moves the executor into memory of no file: the kernel lets a process name another executable (PR_SET_MM_MAP) only when
+    /// nothing of the old one is mapped.
+    fn leave_image(&mut self) -> Result<(), RemoteError> {
+        let base = self.layout.base;
+        let mut code = vec![0; 4096];
+        self.memory.read(base, &mut code).map_err(step("reading the executor"))?;
+        let (rw, rx) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+        let mut batch = Batch::new();
+        let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let args = [0.into(), 4096.into(), rw.into(), private.into(), (-1).into(), 0.into()];
+        let copy = batch.call("mmap for the executor", libc::SYS_mmap, &args);
+        let copy = self.run(&batch)?.result(copy).map_err(step("mmap for the executor"))? as u64;
+        self.memory.write(RemoteAddr(copy), &code).map_err(step("copying the executor"))?;
+        let mut batch = Batch::new();
+        batch.call("mprotect of the executor", libc::SYS_mprotect, &[copy.into(), 4096.into(), rx.into()]);
+        // It comes back from this call into the copy: the same bytes at the same place.
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let args = [copy.into(), 4096.into(), 4096.into(), flags.into(), base.0.into()];
+        batch.call("mremap of the executor", libc::SYS_mremap, &args);
+        self.run(&batch).map(drop)
     }
 
     /// Makes threads with these tids and these clear_child_tid addresses (0: any, none); all start as stubs.
