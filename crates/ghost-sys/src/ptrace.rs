@@ -475,6 +475,18 @@ impl Stopped {
         self.ask(libc::PTRACE_INTERRUPT, 0, std::ptr::null_mut()).map(drop)
     }
 
+    /// Waits for the next stop like [`Stopped::wait_again`], but looks for a while before it sleeps: a stop that is near comes sooner
+    /// than a sleeper wakes up.
+    pub(crate) fn wait_soon(&self) -> Result<std::result::Result<Stop, i32>> {
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < std::time::Duration::from_micros(40) {
+            if let Some(seen) = self.wait_again(libc::WNOHANG)? {
+                return Ok(seen);
+            }
+        }
+        Ok(self.wait_again(0)?.expect("a wait that blocks"))
+    }
+
     /// Waits after [`Stopped::run`]; `Err(status)` when it has ended.
     pub(crate) fn wait_again(&self, flags: i32) -> Result<Option<std::result::Result<Stop, i32>>> {
         let Some(status) = wait_status(self.tid, flags)? else { return Ok(None) };

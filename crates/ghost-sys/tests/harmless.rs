@@ -295,3 +295,127 @@ fn ghosts_that_are_killed_harm_nobody() {
     visit(victim.pid()).expect("a last visit");
     verdict(victim);
 }
+
+static COUNTED: AtomicU64 = AtomicU64::new(0);
+static SUM: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn add(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    COUNTED.fetch_add(1, SeqCst);
+    // SAFETY: the kernel passes a siginfo of SI_QUEUE, which has a value.
+    SUM.fetch_add(unsafe { (*info).si_value().sival_ptr } as u64, SeqCst);
+}
+
+#[test]
+#[ignore = "a victim, not a test"]
+fn victim_counting() {
+    // SAFETY: the handler only adds; the structure is zeroed and filled.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = add as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        libc::sigaction(libc::SIGRTMIN(), &raw const action, std::ptr::null_mut());
+    }
+    for i in 0..2 {
+        std::thread::spawn(move || {
+            loop {
+                if registers_hold(i) != 0 {
+                    bad("registers differ");
+                }
+            }
+        });
+    }
+    std::thread::spawn(|| {
+        loop {
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    });
+    println!("\nready");
+    let mut want = String::new();
+    std::io::stdin().read_line(&mut want).expect("a number");
+    let want: u64 = want.trim().parse().expect("a number");
+    let begin = Instant::now();
+    while COUNTED.load(SeqCst) < want && begin.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if (COUNTED.load(SeqCst), SUM.load(SeqCst)) != (want, want * (want + 1) / 2) {
+        bad(&format!("{} signals of {want}, sum {}", COUNTED.load(SeqCst), SUM.load(SeqCst)));
+    }
+    println!("\ndone {want}");
+    std::process::exit(0);
+}
+
+#[test]
+fn no_signal_is_lost_or_doubled() {
+    use std::io::Write;
+    use std::sync::{Arc, atomic::AtomicBool};
+    let mut victim = Victim::start("victim_counting");
+    let (pid, stop) = (victim.pid(), Arc::new(AtomicBool::new(false)));
+    let sender = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            let mut info = [0; ghost_sys::signal::SIGINFO_LEN];
+            info[..4].copy_from_slice(&libc::SIGRTMIN().to_ne_bytes());
+            info[8..12].copy_from_slice(&libc::SI_QUEUE.to_ne_bytes());
+            let mut n = 0_u64;
+            while !stop.load(SeqCst) {
+                info[24..32].copy_from_slice(&(n + 1).to_ne_bytes());
+                match ghost_sys::signal::queue(pid, &info) {
+                    Ok(()) => n += 1,
+                    // The queue is full for now.
+                    Err(Errno(libc::EAGAIN)) => {}
+                    Err(e) => panic!("{e}"),
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            n
+        }
+    });
+    let (begin, mut visits) = (Instant::now(), 0);
+    while begin.elapsed() < Duration::from_secs(3) {
+        visit(pid).expect("visit");
+        visits += 1;
+    }
+    stop.store(true, SeqCst);
+    let sent = sender.join().expect("sender");
+    println!("{visits} visits, {sent} signals");
+    writeln!(victim.child.stdin.as_mut().unwrap(), "{sent}").unwrap();
+    verdict(victim);
+}
+
+#[test]
+fn job_control_goes_on_during_visits() {
+    let victim = Victim::start("victim_watchful");
+    let (pid, begin, mut visits) = (victim.pid(), Instant::now(), 0);
+    let sender = std::thread::spawn(move || {
+        while begin.elapsed() < Duration::from_secs(3) {
+            for signal in [libc::SIGSTOP, libc::SIGCONT] {
+                // SAFETY: takes numbers only; the victim is ours and lives until this thread has been joined.
+                assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+                std::thread::sleep(Duration::from_micros(700));
+            }
+        }
+    });
+    while begin.elapsed() < Duration::from_secs(3) {
+        visit(pid).expect("visit");
+        visits += 1;
+    }
+    sender.join().expect("sender");
+    // A program that was stopped before a visit is stopped after it.
+    let state = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        text.split("State:").nth(1).unwrap().trim().chars().next().unwrap()
+    };
+    // SAFETY: takes numbers only; the victim is ours.
+    unsafe { libc::kill(pid, libc::SIGSTOP) };
+    let settled = Instant::now();
+    while state() != 'T' {
+        assert!(settled.elapsed() < Duration::from_secs(5), "the victim did not stop: {}", state());
+    }
+    visit(pid).expect("a visit to a stopped program");
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(state(), 'T');
+    // SAFETY: as before.
+    unsafe { libc::kill(pid, libc::SIGCONT) };
+    println!("{visits} visits");
+    verdict(victim);
+}

@@ -118,13 +118,17 @@ ghost_slot_unmapped:
     mov edx, 0
     mov r10d, 8
     syscall
+    // Syscall user dispatch, only where the program has it: a seccomp filter may not like prctl. The flags must stay.
+    mov rcx, [rip + ghost_slot_data + 168]
+    jrcxz 7f
     mov eax, 157
     mov edi, 59
-    mov rsi, [rip + ghost_slot_data + 168]
+    mov rsi, rcx
     mov rdx, [rip + ghost_slot_data + 176]
     mov r10, [rip + ghost_slot_data + 184]
     mov r8, [rip + ghost_slot_data + 192]
     syscall
+7:
     mov rax, [rip + ghost_slot_data + 32]
     mov rbx, [rip + ghost_slot_data + 40]
     mov rcx, [rip + ghost_slot_data + 48]
@@ -302,6 +306,16 @@ pub fn call_registers(base: &Registers, at: u64, nr: i64, args: [u64; 6]) -> Reg
     r.rax = nr as u64;
     [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] = args;
     r
+}
+
+/// What the call at the start of the slot at `slot` returned; None when the thread has not made it yet or is elsewhere.
+pub fn slot_result(r: &Registers, slot: u64) -> Option<i64> {
+    let (after_call, map) = (slot + 2, slot_map());
+    if r.rip == after_call {
+        Some(r.rax as i64)
+    } else {
+        (r.rip > after_call && r.rip <= slot + map.left).then_some(r.r15 as i64)
+    }
 }
 
 /// Names the scratch area that a slot unmaps (0 bytes: none).

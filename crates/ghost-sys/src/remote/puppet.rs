@@ -32,9 +32,12 @@ use super::{Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
 use crate::arch;
 use crate::ptrace::{Registers, Stop, Stopped};
 use crate::{Errno, Pid};
+use std::time::{Duration, Instant};
 
 /// How long a thread waits for ghost before it goes home.
 const PATIENCE_SECONDS: u64 = 2;
+/// How long ghost looks for what a call should do before it goes the sure way.
+const LOOK: Duration = Duration::from_micros(500);
 /// The scratch area is never smaller.
 const SCRATCH_MIN: usize = 64 << 10;
 
@@ -59,6 +62,8 @@ pub struct Puppet {
     foothold: Foothold,
     /// Whether our code stands there.
     written: bool,
+    /// Where the last scratch area was: free again now, as long as the process is frozen.
+    last_scratch: u64,
 }
 
 impl Puppet {
@@ -66,7 +71,7 @@ impl Puppet {
     pub fn new(pid: Pid) -> Result<Self, RemoteError> {
         let memory = Memory::open(pid).map_err(step("opening the memory of the process"))?;
         let foothold = Foothold::find(&memory, Self::code_len())?;
-        Ok(Self { memory, foothold, written: false })
+        Ok(Self { memory, foothold, written: false, last_scratch: 0 })
     }
 
     fn code_len() -> usize {
@@ -155,7 +160,11 @@ impl Entered<'_> {
             arch::set_instruction_pointer(&mut home, abort);
         }
         let mask = self.thread.signal_mask().map_err(step("reading the signal mask"))?;
-        let dispatch = self.thread.syscall_dispatch().map_err(step("reading syscall user dispatch"))?;
+        let dispatch = match self.thread.syscall_dispatch() {
+            // Before Linux 6.4 it cannot be asked for.
+            Err(Errno(libc::EIO)) => (0, 0, 0, 0),
+            other => other.map_err(step("reading syscall user dispatch"))?,
+        };
         let mut code = arch::exec_code().to_vec();
         code.resize(code.len().next_multiple_of(16), 0);
         code.extend_from_slice(&arch::slot(&home, mask, dispatch, PATIENCE_SECONDS));
@@ -229,6 +238,42 @@ impl Entered<'_> {
         Errno::check(value).map_err(step(what))
     }
 
+    /// The same for a call whose effect on the scratch area can be seen from outside: half as many stops. `None` when it is not
+    /// certain that the call has been made and answered so.
+    fn single_seen(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [u64; 6],
+        scratch: (u64, u64),
+        mapped: bool,
+    ) -> Result<Option<i64>, RemoteError> {
+        let slot = self.puppet.slot_at();
+        let mut regs = arch::call_registers(&self.inside()?.home, slot, nr, args);
+        // The length is what the thread unmaps; a call that unmaps leaves nothing to it.
+        arch::set_scratch(&mut regs, 0, if mapped { scratch.1 } else { 0 });
+        self.dispatch(&regs)?;
+        self.thread.run(libc::PTRACE_CONT).map_err(step(what))?;
+        let begin = Instant::now();
+        while self.puppet.memory.read_u64(RemoteAddr(scratch.0)).is_ok() != mapped && begin.elapsed() < LOOK {
+            std::hint::spin_loop();
+        }
+        self.halt(what)?;
+        self.check_place()?;
+        Ok(arch::slot_result(&self.thread.registers().map_err(step(what))?, slot))
+    }
+
+    /// Stops the thread wherever it is.
+    fn halt(&mut self, what: &'static str) -> Result<(), RemoteError> {
+        loop {
+            self.thread.interrupt().map_err(step(what))?;
+            match self.next_stop(what)? {
+                Stop::Trap | Stop::Group(_) => return Ok(()),
+                stop => self.pass(stop)?,
+            }
+        }
+    }
+
     fn wait_for_syscall_stop(&mut self, what: &'static str) -> Result<(), RemoteError> {
         loop {
             match self.next_stop(what)? {
@@ -240,7 +285,7 @@ impl Entered<'_> {
     }
 
     fn next_stop(&mut self, what: &'static str) -> Result<Stop, RemoteError> {
-        let stop = self.thread.wait_again(0).map_err(step(what))?.expect("a wait that blocks");
+        let stop = self.thread.wait_soon().map_err(step(what))?;
         self.note(stop)
     }
 
@@ -287,15 +332,36 @@ impl Entered<'_> {
             return Ok(());
         }
         let base = if old_len == 0 {
-            let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-            let args = [0, len, prot as u64, flags as u64, u64::MAX, 0];
-            self.single("mapping the scratch area", libc::SYS_mmap, args, len)?
+            self.map_scratch(len)?
         } else {
             let args = [old, old_len, len, libc::MREMAP_MAYMOVE as u64, 0, 0];
             self.single("growing the scratch area", libc::SYS_mremap, args, len)?
         };
         self.inside()?.scratch = (base as u64, len);
+        self.puppet.last_scratch = base as u64;
         Ok(())
+    }
+
+    fn map_scratch(&mut self, len: u64) -> Result<i64, RemoteError> {
+        const WHAT: &str = "mapping the scratch area";
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let last = self.puppet.last_scratch;
+        if last != 0 {
+            let args = [last, len, prot as u64, (flags | libc::MAP_FIXED_NOREPLACE) as u64, u64::MAX, 0];
+            if self.single_seen(WHAT, libc::SYS_mmap, args, (last, len), true)? == Some(last as i64) {
+                return Ok(last as i64);
+            }
+        }
+        self.single(WHAT, libc::SYS_mmap, [0, len, prot as u64, flags as u64, u64::MAX, 0], len)
+    }
+
+    fn unmap_scratch(&mut self, base: u64, len: u64) -> Result<(), RemoteError> {
+        const WHAT: &str = "unmapping the scratch area";
+        let args = [base, len, 0, 0, 0, 0];
+        if self.single_seen(WHAT, libc::SYS_munmap, args, (base, len), false)? == Some(0) {
+            return Ok(());
+        }
+        self.single(WHAT, libc::SYS_munmap, args, 0).map(drop)
     }
 
     /// Waits until the program is done, then stops the thread in its sleep.
@@ -332,8 +398,7 @@ impl Entered<'_> {
         let Some(inside) = &self.inside else { return Ok(()) };
         let (base, len) = inside.scratch;
         let unmapped = if len > 0 {
-            let done =
-                self.single("unmapping the scratch area", libc::SYS_munmap, [base, len, 0, 0, 0, 0], 0).map(drop);
+            let done = self.unmap_scratch(base, len);
             if matches!(done, Err(RemoteError::Died(_))) {
                 return done;
             }

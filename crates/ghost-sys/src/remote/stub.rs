@@ -383,7 +383,7 @@ impl Stub {
     }
 
     fn next_stop(&mut self, what: &'static str) -> Result<Stop, RemoteError> {
-        match self.thread.wait_again(0).map_err(step(what))?.expect("a wait that blocks") {
+        match self.thread.wait_soon().map_err(step(what))? {
             Ok(stop) => Ok(stop),
             Err(status) => {
                 self.guard.disarm();

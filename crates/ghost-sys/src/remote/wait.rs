@@ -33,7 +33,7 @@ pub(super) fn stop_when_done(
     }
     loop {
         thread.interrupt().map_err(fail)?;
-        match thread.wait_again(0).map_err(fail)?.expect("a wait that blocks") {
+        match thread.wait_soon().map_err(fail)? {
             Ok(Stop::Trap | Stop::Group(_)) => return Ok(()),
             seen => pass(seen)?,
         }
