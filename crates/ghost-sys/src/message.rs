@@ -130,10 +130,11 @@ impl Drop for PeekOffset<'_> {
 /// `EMSGSIZE` when a datagram is longer than `room`; `EOPNOTSUPP` where the socket knows no peek offset.
 pub fn queue(socket: BorrowedFd<'_>, room: usize, limit: usize) -> Result<Vec<Message>> {
     let before = get_i32(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF)?;
-    let stream = get_i32(socket, libc::SOL_SOCKET, libc::SO_TYPE)? == libc::SOCK_STREAM;
+    let kind = get_i32(socket, libc::SOL_SOCKET, libc::SO_TYPE)?;
     set_i32(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0)?;
     let _restore = PeekOffset(socket, before);
-    let mut all = Vec::new();
+    let mut all: Vec<Message> = Vec::new();
+    let mut empty = 0;
     while all.len() < limit {
         let message = match receive(socket, room, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
             Err(Errno(libc::EAGAIN)) => break,
@@ -142,9 +143,15 @@ pub fn queue(socket: BorrowedFd<'_>, room: usize, limit: usize) -> Result<Vec<Me
         if message.flags & libc::MSG_TRUNC != 0 {
             return Err(Errno(libc::EMSGSIZE));
         }
-        // A stream that is at its end answers with nothing for ever; so does a seqpacket socket, without MSG_EOR.
+        // A stream that is at its end answers with nothing for ever; so does a seqpacket socket, which may also hold empty
+        // messages: those at its very end read like the end itself and are left out, those before others are kept.
         let nothing = message.data.is_empty() && message.fds.is_empty();
-        if nothing && (stream || is_hung_up(socket)) {
+        empty = if nothing { empty + 1 } else { 0 };
+        if kind == libc::SOCK_STREAM && nothing {
+            break;
+        }
+        if kind == libc::SOCK_SEQPACKET && empty > 64 && is_hung_up(socket) {
+            all.truncate(all.len() + 1 - empty);
             break;
         }
         all.push(message);
@@ -264,6 +271,21 @@ mod tests {
         b.read_to_end(&mut rest).unwrap();
         assert_eq!(rest, whole);
         assert!(queue(b.as_fd(), 10, 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn packets_of_a_peer_that_is_gone() {
+        let mut ends = [0; 2];
+        // SAFETY: the kernel writes two numbers, which outlive the call.
+        let r = unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0, ends.as_mut_ptr()) };
+        assert_eq!(r, 0);
+        // SAFETY: the kernel has just made these descriptors for us.
+        let [a, b] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        for data in [&b"one"[..], b"", b"three"] {
+            send(a.as_fd(), data, &[], &[], None, 0).unwrap();
+        }
+        drop(a);
+        assert_eq!(datas(&queue(b.as_fd(), 10, 1000).unwrap()), [&b"one"[..], b"", b"three"]);
     }
 
     #[test]

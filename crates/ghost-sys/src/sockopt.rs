@@ -7,21 +7,36 @@
 use crate::{Errno, Result, errno::cvt};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+/// Not in libc for all targets.
+const SO_GET_FILTER: i32 = 26;
+/// Levels whose options have the kernel keep addresses of the caller and write there later: RDS and AF_XDP.
+const KEEPS_ADDRESSES: [i32; 2] = [276, 283];
+
 /// An option's bytes, as many as the kernel has for it (at most `room`).
+///
+/// `EINVAL` for what counts in other units than bytes or works on memory of the caller: see [`filter`] for SO_GET_FILTER.
 pub fn get(socket: BorrowedFd<'_>, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
+    if KEEPS_ADDRESSES.contains(&level) || (level, name) == (libc::SOL_SOCKET, SO_GET_FILTER) {
+        return Err(Errno(libc::EINVAL));
+    }
     let mut value = vec![0_u8; room];
     let mut len = room as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes into `value`, which outlives the call.
+    // SAFETY: the kernel writes at most `len` bytes into `value`, which outlives the call and is zeroed, so that options
+    // which take an address from it (TCP_ZEROCOPY_RECEIVE) find none; the one that counts otherwise is refused above.
     cvt(unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len) } as i64)?;
     value.truncate(len as usize);
     Ok(value)
 }
 
-/// Sets an option from bytes.
+/// Sets an option from bytes. `EINVAL` for levels whose options register memory of the caller (RDS, AF_XDP).
 pub fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Result<()> {
+    if KEEPS_ADDRESSES.contains(&level) {
+        return Err(Errno(libc::EINVAL));
+    }
     let len = value.len() as libc::socklen_t;
-    // SAFETY: the kernel reads `len` bytes of `value`. No option of Linux keeps the address; those whose value holds
-    // pointers (SO_ATTACH_FILTER) have the kernel read through them during the call, with EFAULT for what is not there.
+    // SAFETY: the kernel reads `len` bytes of `value`. Options whose value holds addresses
+    // have the kernel read there during the call (SO_ATTACH_FILTER), with EFAULT for what is not there; the levels that
+    // keep addresses and write to them later are refused above.
     cvt(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), len) } as i64).map(drop)
 }
 
@@ -38,7 +53,6 @@ pub fn set_i32(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Res
 
 /// The classic BPF filter attached to a socket, as `struct sock_filter` bytes (SO_GET_FILTER, Linux 3.8); empty when none.
 pub fn filter(socket: BorrowedFd<'_>) -> Result<Vec<u8>> {
-    const SO_GET_FILTER: i32 = 26;
     let mut count: libc::socklen_t = 0;
     let null = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: with a length of 0 the kernel writes only the length, which counts instructions and not bytes.
@@ -116,6 +130,8 @@ mod tests {
     fn a_filter_comes_back_as_it_went() {
         let (a, _b) = UnixStream::pair().unwrap();
         assert!(filter(a.as_fd()).unwrap().is_empty());
+        assert_eq!(get(a.as_fd(), libc::SOL_SOCKET, SO_GET_FILTER, 8), Err(Errno(libc::EINVAL)));
+        assert_eq!(set(a.as_fd(), 283, 1, &[0; 8]), Err(Errno(libc::EINVAL)));
         // BPF_RET | BPF_K, accept all
         let program = [6, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f];
         attach_filter(a.as_fd(), &program).unwrap();
