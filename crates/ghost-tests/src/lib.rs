@@ -3,6 +3,7 @@
 //! - [`catalogue`]: the victims, as `victim list` tells them, and the gaps of `open.txt`;
 //! - [`mechanism`]: the ways out and in, each a short sequence of `ghost` commands;
 //! - [`case`]: one victim under one mechanism, inside a pid and mount namespace of its own;
+//! - [`real`], [`real_case`]: real programs, and one of them under one mode;
 //! - [`run`]: running commands with a limit of time and everything they said kept;
 //! - [`programs`]: where `ghost` and `victim` are.
 //!
@@ -12,4 +13,6 @@ pub mod case;
 pub mod catalogue;
 pub mod mechanism;
 pub mod programs;
+pub mod real;
+pub mod real_case;
 pub mod run;

@@ -1,0 +1,159 @@
+//! Real programs: what each needs, how it is started, and what must come out to the byte.
+//!
+//! Every one is deterministic when undisturbed; its sources are in `programs/`.
+
+/// A program under test.
+pub struct Program {
+    /// Its name in a test's name.
+    pub name: &'static str,
+    /// Commands that must be installed.
+    pub needs: &'static [&'static str],
+    /// Files put into its directory: name, content.
+    pub files: &'static [(&'static str, &'static str)],
+    /// A shell script that makes the rest, run once.
+    pub prepare: &'static str,
+    /// The words of the command.
+    pub run: &'static [&'static str],
+    /// A shell script run once it has started: brings a server into the state that must survive.
+    pub after_start: &'static str,
+    /// A shell script run at the end: asks a server for its state and ends it.
+    pub finish: &'static str,
+    /// Files of its directory that must come out the same, besides its standard output.
+    pub outputs: &'static [&'static str],
+    /// Whether its standard output is the same in every run.
+    pub says_the_same: bool,
+}
+
+const PLAIN: Program = Program {
+    name: "",
+    needs: &[],
+    files: &[],
+    prepare: "",
+    run: &[],
+    after_start: "",
+    finish: "",
+    outputs: &[],
+    says_the_same: true,
+};
+
+const PROJECT: (&str, &str) = ("project.sh", include_str!("../programs/project.sh"));
+
+/// All of them.
+pub const ALL: &[Program] = &[
+    Program {
+        name: "python3",
+        needs: &["python3"],
+        files: &[("threads.py", include_str!("../programs/threads.py"))],
+        run: &["python3", "threads.py"],
+        outputs: &["log"],
+        ..PLAIN
+    },
+    Program {
+        name: "perl",
+        needs: &["perl"],
+        files: &[("text.pl", include_str!("../programs/text.pl"))],
+        run: &["perl", "text.pl"],
+        outputs: &["words"],
+        ..PLAIN
+    },
+    Program {
+        name: "xz",
+        needs: &["xz", "perl"],
+        prepare: "perl -e 'my $x = 1; for (1 .. 1500000) { $x = ($x * 1103515245 + 12345) % 2147483648; print $x >> 20, \" \" }' > input",
+        run: &["xz", "-T2", "-6", "--block-size=1MiB", "-k", "-c", "input"],
+        ..PLAIN
+    },
+    Program {
+        name: "cc1",
+        needs: &["gcc", "sed"],
+        files: &[PROJECT],
+        prepare: "sh project.sh 24; i=0; while [ $i -lt 24 ]; do sed \"s/\\bf\\([0-9]*\\)(/f${i}_\\1(/g\" m$i.c; i=$((i + 1)); done > all.c; gcc -E -P all.c > all.i",
+        run: &["sh", "-c", "exec $(gcc -print-prog-name=cc1) -quiet -fpreprocessed -O2 all.i -o all.s"],
+        outputs: &["all.s"],
+        ..PLAIN
+    },
+    Program {
+        name: "sqlite3",
+        needs: &["sqlite3"],
+        files: &[("bank.sql", include_str!("../programs/bank.sql"))],
+        run: &["sqlite3", "bank.db", ".read bank.sql"],
+        ..PLAIN
+    },
+    Program {
+        name: "node",
+        needs: &["node"],
+        files: &[("workers.js", include_str!("../programs/workers.js"))],
+        run: &["node", "workers.js"],
+        outputs: &["log"],
+        ..PLAIN
+    },
+    Program {
+        name: "java",
+        needs: &["java", "javac"],
+        files: &[("Main.java", include_str!("../programs/Main.java"))],
+        prepare: "javac Main.java",
+        run: &["java", "-Xmx128m", "-cp", ".", "Main"],
+        outputs: &["log"],
+        ..PLAIN
+    },
+    Program {
+        name: "go",
+        needs: &["go"],
+        files: &[("main.go", include_str!("../programs/main.go"))],
+        prepare: "GO111MODULE=off GOCACHE=$PWD/cache go build -o prog main.go && rm -rf cache",
+        run: &["./prog"],
+        outputs: &["log"],
+        ..PLAIN
+    },
+    Program {
+        name: "rust-static",
+        needs: &["rustc"],
+        files: &[("fixed.rs", include_str!("../programs/fixed.rs"))],
+        prepare: "rustc --edition 2021 -O -C target-feature=+crt-static fixed.rs -o prog",
+        run: &["./prog"],
+        outputs: &["log"],
+        ..PLAIN
+    },
+    Program {
+        name: "redis",
+        needs: &["redis-server", "redis-cli"],
+        run: &[
+            "redis-server", "--port", "0", "--unixsocket", "sock", "--save", "", "--appendonly", "no", "--enable-debug-command",
+            "yes", "--daemonize", "no", "--logfile", "server.log",
+        ],
+        after_start: "until redis-cli -s sock ping > /dev/null 2>&1; do sleep 0.01; done
+            redis-cli -s sock debug populate 30000 key 40 > /dev/null
+            redis-cli -s sock eval 'for i = 1, 3000 do redis.call(\"zadd\", \"z\", i * 7 % 1000, \"m\" .. i);
+                redis.call(\"hset\", \"h\" .. i % 50, \"f\" .. i, i); redis.call(\"lpush\", \"l\", i) end' 0 > /dev/null",
+        finish: "redis-cli -s sock debug digest > digest; redis-cli -s sock dbsize >> digest
+            redis-cli -s sock zrange z 0 20 >> digest; redis-cli -s sock shutdown nosave || true",
+        outputs: &["digest"],
+        says_the_same: false,
+        ..PLAIN
+    },
+    Program {
+        name: "pipeline",
+        needs: &["bash", "seq", "sort", "gzip"],
+        run: &["bash", "-c", "seq 1 400000 | sort -r | gzip -n -9 -c"],
+        ..PLAIN
+    },
+    Program {
+        name: "make",
+        needs: &["make", "gcc", "sh"],
+        files: &[PROJECT],
+        prepare: "sh project.sh 16",
+        run: &["sh", "-c", "make -s -j2 && ./prog"],
+        outputs: &["prog"],
+        ..PLAIN
+    },
+    Program {
+        name: "stress-ng",
+        needs: &["stress-ng"],
+        run: &[
+            "stress-ng", "--cpu", "1", "--cpu-ops", "300", "--vm", "1", "--vm-bytes", "8M", "--vm-ops", "30000", "--pipe", "1",
+            "--pipe-ops", "100000", "--verify", "--temp-path", ".",
+        ],
+        says_the_same: false,
+        ..PLAIN
+    },
+];

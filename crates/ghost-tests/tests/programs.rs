@@ -1,0 +1,48 @@
+//! Real programs, as tests named `program::mode`: undisturbed, killed and restarted at random instants, left running.
+//!
+//! `GHOST_INSTANTS` says at how many instants each is killed (3; the full run takes 25), `GHOST_SEED` repeats a run. What is
+//! not installed is shown as ignored, with the command that is missing.
+use ghost_tests::real;
+use ghost_tests::real_case::{self, Mode};
+use libtest_mimic::{Arguments, Completion, Trial};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|w| w == "--case") {
+        return ExitCode::from(real_case::inside(&words[1..]) as u8);
+    }
+    let mut args = Arguments::from_args();
+    args.test_threads = args.test_threads.or(Some(2));
+    let programs = match ghost_tests::programs::find() {
+        Ok(p) => p,
+        Err(e) => {
+            eprintln!("the harness cannot begin: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let base = PathBuf::from(format!("/tmp/gp{}", std::process::id()));
+    if !args.list
+        && let Err(e) = std::fs::create_dir_all(&base)
+    {
+        eprintln!("the harness cannot begin: {}: {e}", base.display());
+        return ExitCode::FAILURE;
+    }
+    let mut trials = Vec::new();
+    for p in real::ALL {
+        for mode in Mode::ALL {
+            let (programs, dir) = (programs.clone(), base.join(format!("{}-{}", p.name, mode.name())));
+            trials.push(Trial::ignorable_test(format!("{}::{}", p.name, mode.name()), move || {
+                if let Some(command) = real_case::missing(p) {
+                    return Ok(Completion::ignored_with(format!("{command} is not installed")));
+                }
+                real_case::outside(&programs, p, mode, &dir)?;
+                Ok(Completion::Completed)
+            }));
+        }
+    }
+    let conclusion = libtest_mimic::run(&args, trials);
+    let _ = std::fs::remove_dir(&base);
+    conclusion.exit_code()
+}
