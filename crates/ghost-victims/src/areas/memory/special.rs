@@ -1,0 +1,140 @@
+//! The vDSO, code made at run time, rings of asynchronous I/O, SysV segments.
+use super::{Map, PAGE, PRIVATE, RW};
+use crate::sys::{c, clock_ns, now_ns};
+use crate::{Flag, Victim, call, flagged, must, proc, raw, victim};
+
+pub(super) const VICTIMS: &[Victim] = &[
+    victim("vdso", |v| {
+        let base = call!(getauxval(libc::AT_SYSINFO_EHDR)) as usize;
+        v.need("the auxiliary vector names it", base != 0);
+        v.keep("AT_SYSINFO_EHDR", || call!(getauxval(libc::AT_SYSINFO_EHDR)));
+        v.keep("name in maps", move || proc::vma_at(base).map(|x| (x.name, x.perms, x.end)));
+        let before = now_ns();
+        v.wait();
+        // SAFETY: the vDSO is readable memory.
+        v.eq("it begins as an ELF file", *b"\x7fELF", unsafe { *(base as *const [u8; 4]) });
+        let (by_vdso, mut by_call) = (now_ns(), crate::sys::ms(0));
+        must!(syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut by_call));
+        let by_call = by_call.tv_sec * 1_000_000_000 + by_call.tv_nsec;
+        v.check("the clock goes forward", by_vdso >= before);
+        v.within("its clock beside the kernel's, in ns", 0, 50_000_000, by_call - by_vdso);
+        let wall = clock_ns(libc::CLOCK_REALTIME);
+        v.check("the wall clock is of this century", wall > 1_500_000_000_000_000_000);
+        // A hundred thousand calls without the vDSO would take 10 ms and more.
+        let begin = now_ns();
+        for _ in 0..100_000 {
+            std::hint::black_box(now_ns());
+        }
+        v.within("time of 100,000 looks at the clock, in ms", 0, 500, (now_ns() - begin) / 1_000_000);
+        v.check("getcpu answers", call!(sched_getcpu()) >= 0);
+    }),
+    victim("clock-goes-on", |v| {
+        // Asked all the time, from the vDSO: never backwards.
+        let (mut last, mut backwards) = (now_ns(), 0);
+        v.wait_with(|| {
+            for _ in 0..100 {
+                let now = now_ns();
+                backwards += i32::from(now < last);
+                last = now;
+            }
+        });
+        v.eq("steps backwards", 0, backwards);
+    }),
+    victim("code-made-here", |v| {
+        let m = Map::new(PAGE, RW, PRIVATE, -1, 0);
+        // mov eax, 4242; ret
+        m.bytes_mut()[..6].copy_from_slice(&[0xb8, 0x92, 0x10, 0, 0, 0xc3]);
+        m.protect(libc::PROT_READ | libc::PROT_EXEC);
+        v.keep("VMA", move || m.shapes());
+        v.wait();
+        // SAFETY: the page holds the routine above.
+        let f: extern "C" fn() -> i32 = unsafe { std::mem::transmute(m.at) };
+        v.eq("what the code gives", 4242, f());
+    }),
+    victim("code-writable", |v| {
+        let m = Map::new(PAGE, RW | libc::PROT_EXEC, PRIVATE, -1, 0);
+        m.bytes_mut()[..6].copy_from_slice(&[0xb8, 0x92, 0x10, 0, 0, 0xc3]);
+        v.keep("VMA", move || m.shapes());
+        v.wait();
+        m.put(1, 0x93);
+        // SAFETY: as above.
+        let f: extern "C" fn() -> i32 = unsafe { std::mem::transmute(m.at) };
+        v.eq("what the changed code gives", 4243, f());
+    }),
+    victim("text-patched", |v| {
+        // A page of the program's own code, changed as a tracer of functions does.
+        #[inline(never)]
+        extern "C" fn patched() -> i32 {
+            std::hint::black_box(1)
+        }
+        let at = patched as *const () as usize;
+        let page = Map { at: at & !(PAGE - 1), len: 2 * PAGE };
+        page.protect(RW | libc::PROT_EXEC);
+        // SAFETY: the routine is at least as long as the six bytes that replace its beginning (debug or not, it keeps a frame
+        // or loads its constant through memory), and the second page still belongs to the text.
+        unsafe { std::ptr::copy_nonoverlapping([0xb8u8, 0x92, 0x10, 0, 0, 0xc3].as_ptr(), at as *mut u8, 6) };
+        page.protect(libc::PROT_READ | libc::PROT_EXEC);
+        let f = std::hint::black_box(patched as extern "C" fn() -> i32);
+        v.need("the patch works", f() == 4242);
+        v.keep("VMAs", move || page.shapes());
+        v.wait();
+        v.eq("what the patched routine gives", 4242, f());
+    }),
+    victim("aio-ring", |v| {
+        // Reads that are done, whose events nobody has fetched.
+        let path = v.path("data");
+        std::fs::write(&path, b"asynchronous").unwrap();
+        let p = c(&path);
+        let fd = must!(open(p.as_ptr(), libc::O_RDONLY));
+        let mut ring = 0u64;
+        if let Err(e) = raw!(libc::SYS_io_setup, 8, &raw mut ring) {
+            v.skip(&format!("io_setup: {}", crate::sys::strerror(e)));
+        }
+        let buffers: &'static mut [[u8; 16]; 3] = Box::leak(Box::new([[0; 16]; 3]));
+        let mut submit = |i: usize| {
+            // struct iocb: data, key and flags, opcode (0 is pread) and fd, buffer, length, offset.
+            let block = [100 + i as u64, 0, (fd as u64) << 32, buffers[i].as_mut_ptr() as u64, 12, 0, 0, 0];
+            let list = [block.as_ptr()];
+            raw!(libc::SYS_io_submit, ring, 1, list.as_ptr())
+        };
+        v.need("two are submitted", submit(0) == Ok(1) && submit(1) == Ok(1));
+        v.wait();
+        let mut events = [[0u64; 4]; 8];
+        let limit = crate::sys::ms(2000);
+        v.eq("events", Ok(2), raw!(libc::SYS_io_getevents, ring, 2, 8, events.as_mut_ptr(), &raw const limit));
+        let mut got = [(events[0][0], events[0][2]), (events[1][0], events[1][2])];
+        got.sort_unstable();
+        v.eq("data and results", [(100, 12), (101, 12)], got);
+        v.eq("a third is submitted", Ok(1), submit(2));
+        v.eq("its event", Ok(1), raw!(libc::SYS_io_getevents, ring, 1, 8, events.as_mut_ptr(), &raw const limit));
+        v.check("the bytes", buffers.iter().all(|b| b.starts_with(b"asynchronous")));
+        v.eq("io_destroy", Ok(0), raw!(libc::SYS_io_destroy, ring));
+    }),
+    flagged("sysv-segment", &[Flag::NoDup("both would use one segment")], |v| {
+        let id = call!(shmget(libc::IPC_PRIVATE, 4 * PAGE, libc::IPC_CREAT | 0o600));
+        if id == -1 {
+            v.skip("no SysV shared memory here");
+        }
+        let m = Map { at: must!(shmat(id, std::ptr::null(), 0)) as usize, len: 4 * PAGE };
+        // Gone with its last user.
+        must!(shmctl(id, libc::IPC_RMID, std::ptr::null_mut()));
+        m.put(PAGE, 9);
+        v.spawn(move |child| {
+            child.wait();
+            child.eq("the parent's byte", 9, m.get(PAGE));
+            m.put(2 * PAGE, 10);
+        });
+        v.wait();
+        v.join();
+        v.eq("the child's byte", 10, m.get(2 * PAGE));
+    }),
+    victim("secret", |v| {
+        const SYS_MEMFD_SECRET: i64 = 447;
+        let Ok(fd) = raw!(SYS_MEMFD_SECRET, 0) else { v.skip("memfd_secret is off here") };
+        must!(ftruncate(fd as i32, PAGE as i64));
+        let m = Map::new(PAGE, RW, libc::MAP_SHARED, fd as i32, 0);
+        m.put(0, 42);
+        v.wait();
+        v.eq("the secret", 42, m.get(0));
+    }),
+];
