@@ -5,7 +5,7 @@ use std::io;
 /// Raw bytes in one block: small enough that eight threads stay under 20 MB, large enough to compress well.
 pub(super) const BLOCK_BYTES: usize = 512 << 10;
 /// The largest block that a reader makes room for.
-const BLOCK_BYTES_MAX: u32 = 16 << 20;
+const BLOCK_BYTES_MAX: u32 = 2 << 20;
 
 const MAGIC: &[u8; 8] = b"GHOSTLYR";
 const VERSION: u8 = 1;
