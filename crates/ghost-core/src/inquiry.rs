@@ -36,6 +36,7 @@ const PR_GET_SPECULATION_CTRL: i32 = 52;
 const PR_GET_IO_FLUSHER: i32 = 58;
 const PR_GET_MDWE: i32 = 66;
 const PR_GET_MEMORY_MERGE: i32 = 68;
+const MEMBARRIER_CMD_GET_REGISTRATIONS: i32 = 512;
 const ARCH_GET_CPUID: i32 = 0x1011;
 const ARCH_GET_XCOMP_PERM: i32 = 0x1022;
 /// Speculation switches that `PR_GET_SPECULATION_CTRL` knows: store bypass, indirect branch, L1D flush.
@@ -73,6 +74,8 @@ pub struct ProcessAnswers {
     pub io_flusher: bool,
     /// PR_GET_MEMORY_MERGE.
     pub memory_merge: bool,
+    /// Commands that registered the process with `membarrier(2)` (Linux 6.3 tells).
+    pub membarrier: u32,
     /// ARCH_GET_XCOMP_PERM.
     pub xcomp_permitted: u64,
     /// Stopped children whose stop the process has not waited for yet.
@@ -257,6 +260,7 @@ struct ProcessQuestions {
     mdwe: Slot,
     io_flusher: Slot,
     memory_merge: Slot,
+    membarrier: Slot,
     xcomp: (Slot, DataRef),
     reports: Vec<DataRef>,
 }
@@ -304,6 +308,11 @@ impl ProcessQuestions {
             mdwe: prctl(batch, "PR_GET_MDWE", PR_GET_MDWE, &[]),
             io_flusher: prctl(batch, "PR_GET_IO_FLUSHER", PR_GET_IO_FLUSHER, &[]),
             memory_merge: prctl(batch, "PR_GET_MEMORY_MERGE", PR_GET_MEMORY_MERGE, &[]),
+            membarrier: batch.try_call(
+                "MEMBARRIER_CMD_GET_REGISTRATIONS",
+                nr::MEMBARRIER,
+                &[MEMBARRIER_CMD_GET_REGISTRATIONS.into(), 0.into(), 0.into()],
+            ),
             xcomp: {
                 let args = [ARCH_GET_XCOMP_PERM.into(), xcomp.into()];
                 (batch.try_call("ARCH_GET_XCOMP_PERM", nr::ARCH_PRCTL, &args), xcomp)
@@ -336,6 +345,7 @@ impl ProcessQuestions {
         into.mdwe = number(self.mdwe);
         into.io_flusher = number(self.io_flusher) != 0;
         into.memory_merge = number(self.memory_merge) != 0;
+        into.membarrier = number(self.membarrier);
         into.xcomp_permitted = outcome.result(self.xcomp.0).map_or(0, |_| outcome.u64(self.xcomp.1));
         // si_pid stays 0 when there is nothing to report.
         let reported =

@@ -36,6 +36,7 @@ pub mod ptrace;
 pub mod remote;
 pub mod sched;
 pub mod scm;
+pub mod task;
 pub mod sock;
 pub mod signal;
 pub mod sock_diag;

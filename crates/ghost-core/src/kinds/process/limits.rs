@@ -1,12 +1,16 @@
-//! Resource limits, `prlimit(2)`: read and set from outside, set last of all, when nothing that ghost does can hit them.
+//! Resource limits: `/proc/PID/limits`, `prlimit(2)`.
 //!
-//! A hard limit can be raised only with CAP_SYS_RESOURCE. Without it the limit stays as low as the restorer's, and a note says so.
+//! Set by the process itself, after its threads are there and before its credentials are. A hard limit can be raised only with
+//! CAP_SYS_RESOURCE: without it the limit stays as low as the restorer's, and a note says so.
 
 use crate::error::{Context, KindError};
-use crate::import::ImportCx;
+use crate::view::ProcessView;
 use ghost_image::record as rec;
-use ghost_sys::process::{limit, set_limit};
-use ghost_sys::{Errno, Pid};
+use ghost_sys::nr;
+use ghost_sys::proc::{self, UNLIMITED};
+use ghost_sys::remote::Batch;
+
+const CAP_SYS_RESOURCE: u32 = 24;
 
 /// The limits there are, by number.
 const NAMES: [&str; 16] = [
@@ -29,45 +33,40 @@ const NAMES: [&str; 16] = [
 ];
 
 /// All limits of a process.
-pub fn export(pid: Pid) -> Result<Vec<rec::Rlimit>, KindError> {
-    let read = |which| limit(pid, which).map(|(soft, hard)| rec::Rlimit { which, soft, hard });
-    (0..NAMES.len() as u32).map(read).collect::<Result<_, _>>().step_on(pid, String::new, "reading its limits")
+pub fn export(process: &ProcessView) -> Result<Vec<rec::Rlimit>, KindError> {
+    let all = proc::read_limits(&process.dir).step_on(process.pid, String::new, "reading its limits")?;
+    Ok(all.iter().map(|l| rec::Rlimit { which: l.which, soft: l.soft, hard: l.hard }).collect())
 }
 
-/// Sets the limits of every process.
-pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
-    let mut notes = Vec::new();
-    for (building, record) in cx.building.iter().zip(&cx.model.processes).filter(|(_, p)| p.zombie.is_none()) {
-        for wanted in &record.rlimits {
-            let name = *NAMES.get(wanted.which as usize).unwrap_or(&"?");
-            let subject = || format!("RLIMIT_{name}");
-            match set(building.pid, wanted) {
-                Ok(None) => {}
-                Ok(Some(text)) => {
-                    notes.push(rec::Note { pid: record.pid, kind: "rlimit".into(), subject: subject(), text })
-                }
-                Err(e) => return Err(KindError::new("setting its limits", e).on(record.pid, subject())),
-            }
+/// Queues the limits that differ from those it has; `note` is told (subject, text) what could not be had.
+pub(in crate::kinds) fn queue(
+    batch: &mut Batch,
+    wanted: &[rec::Rlimit],
+    now: &[proc::Limit],
+    now_cred: &rec::Cred,
+    note: &mut dyn FnMut(String, String),
+) {
+    let may_raise = now_cred.cap_effective >> CAP_SYS_RESOURCE & 1 != 0;
+    for wanted in wanted {
+        let Some(now) = now.iter().find(|l| l.which == wanted.which) else { continue };
+        let name = NAMES.get(wanted.which as usize).unwrap_or(&"?");
+        let (mut soft, mut hard) = (wanted.soft, wanted.hard);
+        if hard > now.hard && !may_raise {
+            let say = |v: u64| if v == UNLIMITED { "unlimited".to_owned() } else { v.to_string() };
+            note(
+                format!("RLIMIT_{name}"),
+                format!("the hard limit is {} instead of {}: ghost lacks CAP_SYS_RESOURCE", say(now.hard), say(hard)),
+            );
+            (soft, hard) = (soft.min(now.hard), now.hard);
         }
-    }
-    cx.notes.append(&mut notes);
-    Ok(())
-}
-
-/// Sets one limit; the words say what could not be had.
-fn set(pid: Pid, wanted: &rec::Rlimit) -> Result<Option<String>, Errno> {
-    let (soft, hard) = limit(pid, wanted.which)?;
-    if (soft, hard) == (wanted.soft, wanted.hard) {
-        return Ok(None);
-    }
-    match set_limit(pid, wanted.which, (wanted.soft, wanted.hard)) {
-        Ok(()) => Ok(None),
-        Err(Errno(libc::EPERM)) if wanted.hard > hard => {
-            set_limit(pid, wanted.which, (wanted.soft.min(hard), hard))?;
-            let say = |v: u64| if v == u64::MAX { "unlimited".to_owned() } else { v.to_string() };
-            Ok(Some(format!("the hard limit is {} instead of {}", say(hard), say(wanted.hard))))
+        if (soft, hard) != (now.soft, now.hard) {
+            let new = batch.data(&[soft.to_ne_bytes(), hard.to_ne_bytes()].concat());
+            batch.call(
+                format!("prlimit of RLIMIT_{name}"),
+                nr::PRLIMIT64,
+                &[0.into(), wanted.which.into(), new.into(), 0.into()],
+            );
         }
-        Err(e) => Err(e),
     }
 }
 
@@ -76,18 +75,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_go_from_one_process_to_another() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let pid = child.id() as Pid;
-        let mut all = export(std::process::id() as Pid).unwrap();
-        assert_eq!(all.len(), NAMES.len());
-        all[libc::RLIMIT_NOFILE as usize].soft = 123;
-        for limit in &all {
-            assert_eq!(set(pid, limit).unwrap(), None);
-        }
-        let now = export(pid).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_eq!(now, all);
+    fn only_what_differs_is_set_and_what_may_not_be_raised_is_told() {
+        let now = [
+            proc::Limit { which: 0, soft: UNLIMITED, hard: UNLIMITED },
+            proc::Limit { which: 7, soft: 1024, hard: 4096 },
+        ];
+        let wanted = [
+            rec::Rlimit { which: 0, soft: UNLIMITED, hard: UNLIMITED },
+            rec::Rlimit { which: 7, soft: 9000, hard: UNLIMITED },
+        ];
+        let calls = |caps: u64| {
+            let (mut batch, mut notes) = (Batch::new(), Vec::new());
+            let cred = rec::Cred { cap_effective: caps, ..rec::Cred::default() };
+            queue(&mut batch, &wanted, &now, &cred, &mut |s, t| notes.push(format!("{s}: {t}")));
+            (batch.len(), notes)
+        };
+        assert_eq!(calls(1 << CAP_SYS_RESOURCE), (1, Vec::new()));
+        let (n, notes) = calls(0);
+        assert_eq!(n, 1);
+        assert!(notes[0].starts_with("RLIMIT_NOFILE: the hard limit is 4096 instead of unlimited"), "{notes:?}");
     }
 }

@@ -16,6 +16,7 @@ use crate::import::ImportCx;
 use crate::view::TreeView;
 use ghost_image::record as rec;
 use ghost_sys::proc::{self, ProcDir, ProcResult};
+use ghost_sys::remote::Batch;
 use ghost_sys::{Pid, nr};
 use std::collections::{HashMap, HashSet};
 
@@ -45,7 +46,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let reports: HashSet<Pid> = cx.answers.processes.iter().flat_map(|a| a.stop_reports.iter().copied()).collect();
     for (index, process) in view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()) {
         let (pid, dir, answers) = (process.pid, &process.dir, &cx.answers.processes[index]);
-        let rlimits = limits::export(pid)?;
+        let rlimits = limits::export(process)?;
         let record = &mut cx.model.processes[index];
         record.rlimits = rlimits;
         record.child_subreaper = answers.child_subreaper;
@@ -54,6 +55,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         record.thp_disable_flags = answers.thp_disable & !1;
         record.mdwe = answers.mdwe;
         record.io_flusher = answers.io_flusher;
+        record.membarrier = answers.membarrier;
         record.xcomp_permitted = answers.xcomp_permitted;
         record.oom_score_adj = proc::read_oom_score_adj(dir).step_on(pid, String::new, "reading oom_score_adj")?;
         let filter = optional(proc::read_coredump_filter(dir)).step_on(pid, String::new, "reading coredump_filter")?;
@@ -84,11 +86,10 @@ fn optional<T>(read: ProcResult<T>) -> Result<Option<T>, proc::ProcError> {
 /// Sets what a process has for all its threads, but what must wait for its credentials ([`last`]).
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
-    fs::finish(cx)?;
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         let on = |e: KindError| e.on(record.pid, "");
         let dir = ProcDir::open(cx.building[index].pid).step("opening a new process").map_err(on)?;
-        outside(cx, record, &dir).map_err(on)?;
+        outside(cx, index, &dir).map_err(on)?;
         let batch = &mut cx.building[index].batch;
         let mut set = |label: &str, option: i32, a: u32, b: u32| {
             batch.call(label, nr::PRCTL, &[option.into(), a.into(), b.into(), 0.into(), 0.into()]);
@@ -105,16 +106,23 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         if record.mdwe != 0 {
             set("PR_SET_MDWE", PR_SET_MDWE, record.mdwe, 0);
         }
+        for command in (0..32).map(|bit| record.membarrier & 1 << bit).filter(|c| *c != 0) {
+            let args = [command.into(), 0.into(), 0.into()];
+            batch.call(format!("membarrier registration {command:#x}"), nr::MEMBARRIER, &args);
+        }
         if record.xcomp_permitted >> XFEATURE_XTILE_DATA & 1 != 0 {
             let args = [ARCH_REQ_XCOMP_PERM.into(), XFEATURE_XTILE_DATA.into()];
             batch.call("ARCH_REQ_XCOMP_PERM", nr::ARCH_PRCTL, &args);
         }
     }
+    // Last, since a new root hides /proc.
+    fs::finish(cx)?;
     cx.flush_all()
 }
 
 /// Sets what procfs takes from outside.
-fn outside(cx: &mut ImportCx<'_>, record: &rec::Process, dir: &ProcDir) -> Result<(), KindError> {
+fn outside(cx: &mut ImportCx<'_>, index: usize, dir: &ProcDir) -> Result<(), KindError> {
+    let record = &cx.model.processes[index];
     let mut note = |subject: &str, text: String| {
         cx.notes.push(rec::Note { pid: record.pid, kind: "process".into(), subject: subject.into(), text });
     };
@@ -137,8 +145,25 @@ fn outside(cx: &mut ImportCx<'_>, record: &rec::Process, dir: &ProcDir) -> Resul
     let login = optional(proc::read_loginuid(dir)).step("reading loginuid")?;
     let wanted = if record.loginuid_set != 0 { record.loginuid } else { NO_LOGIN };
     if login.is_some_and(|now| now != wanted) && record.loginuid_set != 0 {
-        // The kernel lets only the process itself do it, once, or with CAP_AUDIT_CONTROL: who logged in is the restorer now.
-        note("loginuid", format!("the audit log will name the login of the restorer instead of {wanted}"));
+        // The kernel lets only the process itself do it; once, or with CAP_AUDIT_CONTROL.
+        let mut batch = Batch::new();
+        let (path, text) = (batch.c_string(b"/proc/self/loginuid"), batch.data(wanted.to_string().as_bytes()));
+        let fd = batch.try_call(
+            "open of loginuid",
+            nr::OPENAT,
+            &[libc::AT_FDCWD.into(), path.into(), libc::O_WRONLY.into()],
+        );
+        let len = wanted.to_string().len();
+        let written = batch.try_call("write of loginuid", nr::WRITE, &[fd.into(), text.into(), len.into()]);
+        batch.try_call("close of loginuid", nr::CLOSE, &[fd.into()]);
+        if cx.run(index, &batch)?.result(written).is_err() {
+            cx.notes.push(rec::Note {
+                pid: record.pid,
+                kind: "process".into(),
+                subject: "loginuid".into(),
+                text: format!("the audit log will name the login of the restorer instead of {wanted}"),
+            });
+        }
     }
     Ok(())
 }

@@ -48,7 +48,6 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             entry.insert(syscall_instruction(model, record.mm_id, leader.memory()).map_err(on)?);
         }
     }
-    crate::kinds::process::limits::import(cx)?;
     // Continued calls need a little room, which the executor still has.
     let scratch = cx.layout.base.plus(4096);
     let mut ends: Vec<Vec<Option<Continue>>> = Vec::new();

@@ -15,7 +15,7 @@ mod interrupted;
 mod launch;
 mod sched;
 
-use super::process::{self, cred};
+use super::process::{self, cred, limits};
 use super::{signal, tree};
 use crate::error::{Blocker, Context, KindError};
 use crate::export::ExportCx;
@@ -264,7 +264,8 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     cx.flush_all()?;
     let model = cx.model;
     let Some(first) = cx.building.first() else { return Ok(()) };
-    let own = ProcDir::open(first.pid).and_then(|d| proc::read_status(&d)).step("looking at a new process")?;
+    let read = ProcDir::open(first.pid).and_then(|d| Ok((proc::read_status(&d)?, proc::read_limits(&d)?)));
+    let (own, own_limits) = read.step("looking at a new process")?;
     let now = cred::of(&own, cred::own_securebits());
     for (i, record) in model.processes.iter().enumerate() {
         let (Some((_, others)), Some(leader)) = (record.threads.split_first(), cx.building[i].leader.as_mut()) else {
@@ -288,9 +289,15 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         cx.building[i].threads = threads;
     }
     let mut batches = Vec::new();
+    let mut notes = Vec::new();
     for (i, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         for (nth, thread) in record.threads.iter().enumerate() {
             let mut batch = Batch::new();
+            if nth == 0 {
+                limits::queue(&mut batch, &record.rlimits, &own_limits, &now, &mut |subject, text| {
+                    notes.push(rec::Note { pid: record.pid, kind: "rlimit".into(), subject, text });
+                });
+            }
             if !(nth == 0 && record.leader_dead) {
                 let on = |e: KindError| e.on(record.pid, format!("tid {}", thread.tid));
                 attributes(&mut batch, cx, i, thread);
@@ -318,7 +325,6 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     for (result, (pid, tid)) in Stub::run_all(&mut work).into_iter().zip(whose) {
         result.map_err(|e| cred::explain(KindError::new("rebuilding the thread", e).on(pid, format!("tid {tid}"))))?;
     }
-    let mut notes = Vec::new();
     for (building, record) in cx.building.iter_mut().zip(&model.processes) {
         for (stub, thread) in stubs(building).zip(&record.threads) {
             if let Some(wanted) = &thread.sched {
