@@ -36,7 +36,6 @@ pub mod ptrace;
 pub mod remote;
 pub mod sched;
 pub mod scm;
-pub mod task;
 pub mod sock;
 pub mod signal;
 pub mod sock_diag;
