@@ -35,6 +35,8 @@ pub struct Shared {
     pub(crate) contents: crate::model::Ids<(u64, u64)>,
     /// Ids of pipes.
     pub(crate) pipes: crate::model::Ids<(u64, u64)>,
+    /// What fresh sockets have.
+    pub(crate) socket_defaults: crate::kinds::socket::options::Defaults,
     /// Records of file mappings and executables, by inode and access.
     pub(crate) opened: HashMap<(u64, u64, u32), u32>,
 }

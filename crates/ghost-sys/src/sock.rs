@@ -66,6 +66,31 @@ pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Whether it has joined this multicast group on this interface (MCAST_MSFILTER, Linux 2.4.22).
+pub fn is_member(socket: BorrowedFd<'_>, interface: u32, group: std::net::IpAddr) -> bool {
+    const MCAST_MSFILTER: i32 = 48;
+    /// `struct group_filter` without sources: interface, padding, group (128), mode, number of sources.
+    const LEN: usize = 144;
+    let mut filter = [0_u8; LEN];
+    filter[..4].copy_from_slice(&interface.to_ne_bytes());
+    let level = match group {
+        std::net::IpAddr::V4(ip) => {
+            filter[8..10].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+            filter[12..16].copy_from_slice(&ip.octets());
+            libc::IPPROTO_IP
+        }
+        std::net::IpAddr::V6(ip) => {
+            filter[8..10].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+            filter[16..32].copy_from_slice(&ip.octets());
+            libc::IPPROTO_IPV6
+        }
+    };
+    let mut len = LEN as libc::socklen_t;
+    let at = filter.as_mut_ptr().cast();
+    // SAFETY: the kernel reads and writes at most `len` bytes of `filter`, which outlives the call.
+    unsafe { libc::getsockopt(socket.as_raw_fd(), level, MCAST_MSFILTER, at, &raw mut len) == 0 }
+}
+
 /// The path in a unix address; None when it is abstract or unnamed.
 pub fn unix_path(address: &[u8]) -> Option<&[u8]> {
     let path = address.get(2..).filter(|p| p.first().is_some_and(|b| *b != 0))?;
@@ -100,9 +125,8 @@ pub fn bind_hidden(socket: BorrowedFd<'_>, address: &[u8]) -> Result<OwnedFd> {
         cvt(unsafe { libc::unshare(libc::CLONE_NEWNS) } as i64)?;
         let null = std::ptr::null();
         // SAFETY: all strings are NUL-terminated constants.
-        cvt(unsafe {
-            libc::mount(none.as_ptr(), root.as_ptr(), null, libc::MS_REC | libc::MS_PRIVATE, null.cast())
-        } as i64)?;
+        cvt(unsafe { libc::mount(none.as_ptr(), root.as_ptr(), null, libc::MS_REC | libc::MS_PRIVATE, null.cast()) }
+            as i64)?;
         // SAFETY: as above; any directory will do, `/proc` is always there and nothing in it is needed from here.
         cvt(unsafe { libc::mount(none.as_ptr(), c"/proc".as_ptr(), tmpfs.as_ptr(), 0, null.cast()) } as i64)?;
         // SAFETY: as above; root and working directory are this thread's own.

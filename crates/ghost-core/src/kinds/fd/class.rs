@@ -23,6 +23,8 @@ pub enum Class {
     Proc,
     /// A namespace that is held open.
     Namespace,
+    /// A socket.
+    Socket,
     /// An eventfd.
     EventFd,
     /// A timerfd.
@@ -78,7 +80,7 @@ pub fn of(fd: &FdView) -> Class {
             "a block device is open, whose driver may hold state for it",
             "close it before the checkpoint",
         ),
-        FileType::Socket => refused("socket", "a socket is open", "close it before the checkpoint"),
+        FileType::Socket => Class::Socket,
         FileType::Directory => on_file_system(fd, Class::Directory),
         FileType::RegularFile => on_file_system(fd, Class::Regular),
         _ => anonymous(fd),

@@ -8,6 +8,7 @@ use super::{note, outside, pipe, regular};
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
+use crate::kinds::socket;
 use crate::view::{FdView, ProcessView, TreeView};
 use ghost_image::record as rec;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -32,10 +33,14 @@ pub fn name(view: &TreeView, fd: &FdView) -> Option<String> {
     }
     let leads_out = match FileType::from_raw_mode(fd.stat.st_mode) {
         FileType::Fifo => fd.link.starts_with(b"pipe:") && pipe::leads_out(view, fd),
-        FileType::Socket => !outside(view).holders(&fd.link).is_empty(),
+        FileType::Socket => socket_leads_out(view, fd),
         _ => false,
     };
     if leads_out { standard(view, fd).map(|n| STANDARD[n as usize].to_owned()) } else { None }
+}
+
+fn socket_leads_out(view: &TreeView, fd: &FdView) -> bool {
+    !outside(view).holders(&fd.link).is_empty() || socket::unix::leads_out(view, fd) || socket::inet::is_connection(fd)
 }
 
 /// The holders outside, searched once for a view.

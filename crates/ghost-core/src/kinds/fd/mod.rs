@@ -37,6 +37,7 @@ pub use table::fd_table_id;
 use crate::error::{Blocker, Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
+use crate::kinds::socket;
 use crate::view::{FdView, ProcessView, TreeView};
 use class::Class;
 use ghost_image::record as rec;
@@ -66,6 +67,7 @@ fn refusals(view: &TreeView, fd: &FdView) -> Option<class::Refusal> {
         Class::Refused(refusal) => Some(refusal),
         Class::Pipe => pipe::check(view, fd),
         Class::Regular | Class::Directory => regular::check(fd),
+        Class::Socket => socket::check(view, fd),
         Class::EventFd => eventfd::check(fd),
         Class::Epoll => epoll::check(view, fd),
         Class::Inotify => inotify::check(fd),
@@ -94,7 +96,7 @@ pub fn subject(fd: &FdView) -> String {
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     table::export(cx)?;
     epoll::resolve(cx);
-    Ok(())
+    socket::unix::resolve(cx)
 }
 
 /// Writes the description behind this descriptor, unless it has a record already; returns its id.
@@ -128,6 +130,7 @@ fn export_object(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdView) -> R
         Class::Pipe => pipe::export(cx, fd).map(Object::Pipe),
         Class::Device => Ok(Object::Device(device::export(fd))),
         Class::Terminal => Ok(Object::Tty(device::export_terminal(fd))),
+        Class::Socket => socket::export(cx, fd).map(Object::Socket),
         Class::EventFd => Ok(Object::Eventfd(eventfd::export(fd))),
         Class::TimerFd => timerfd::export(fd).map(Object::Timerfd),
         Class::SignalFd => Ok(Object::Signalfd(signalfd::export(fd))),
@@ -145,8 +148,9 @@ fn export_object(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdView) -> R
 pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
     let mut pipes = pipe::Pipes::import(cx)?;
+    let mut sockets = socket::Sockets::import(cx)?;
     for file in &model.files {
-        let fd = import_object(cx, &mut pipes, file).map_err(|e| {
+        let fd = import_object(cx, &mut pipes, &mut sockets, file).map_err(|e| {
             if e.subject.is_empty() {
                 e.on(holder(model, file.id).map_or(0, |h| h.0), describe(model, file))
             } else {
@@ -155,10 +159,15 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         })?;
         cx.files.insert(file.id, fd);
     }
-    Ok(())
+    sockets.fill(cx)
 }
 
-fn import_object(cx: &mut ImportCx<'_>, pipes: &mut pipe::Pipes, file: &rec::File) -> Result<OwnedFd, KindError> {
+fn import_object(
+    cx: &mut ImportCx<'_>,
+    pipes: &mut pipe::Pipes,
+    sockets: &mut socket::Sockets,
+    file: &rec::File,
+) -> Result<OwnedFd, KindError> {
     match &file.object {
         Some(Object::Regular(r)) => regular::import(cx, file, r),
         Some(Object::Pipe(p)) => pipes.end(cx, file, p),
@@ -173,15 +182,14 @@ fn import_object(cx: &mut ImportCx<'_>, pipes: &mut pipe::Pipes, file: &rec::Fil
         Some(Object::Pidfd(p)) => pidfd::import(cx, file, p),
         Some(Object::ProcFile(p)) => procfile::import(cx, file, p),
         Some(Object::Ns(n)) => ns::import(file, n),
-        Some(Object::Socket(_)) | None => {
-            Err(KindError::conflict("opening a description", "this version of ghost does not know its sort")
-                .advise("use the ghost that made the image, or a newer one"))
-        }
+        Some(Object::Socket(_)) => sockets.take(file),
+        None => Err(KindError::conflict("opening a description", "this version of ghost does not know its sort")
+            .advise("use the ghost that made the image, or a newer one")),
     }
 }
 
 /// The first process that has this description, for messages.
-fn holder(model: &crate::model::Model, id: u32) -> Option<(i32, u32)> {
+pub(crate) fn holder(model: &crate::model::Model, id: u32) -> Option<(i32, u32)> {
     model.fd_tables.iter().find_map(|t| {
         let fd = t.fds.iter().find(|f| f.file_id == id)?;
         let process = model.processes.iter().find(|p| p.fd_table_id == t.id)?;

@@ -26,13 +26,15 @@ pub struct Outside {
 impl Outside {
     /// Looks for all pipes and sockets of the tree.
     pub fn of(view: &TreeView) -> Self {
-        let wanted: HashSet<&[u8]> = view
-            .processes
-            .iter()
-            .flat_map(|p| &p.fds)
-            .map(|fd| fd.link.as_slice())
+        let fds = || view.processes.iter().flat_map(|p| &p.fds);
+        let mut wanted: HashSet<Vec<u8>> = fds()
+            .map(|fd| &fd.link)
             .filter(|l| l.starts_with(b"pipe:") || l.starts_with(b"socket:"))
+            .cloned()
             .collect();
+        let unix = &crate::kinds::socket::facts(view).unix;
+        let peers = fds().filter_map(|fd| unix.get(&fd.stat.st_ino)?.peer);
+        wanted.extend(peers.map(|peer| format!("socket:[{peer}]").into_bytes()));
         let mut outside = Self::default();
         if wanted.is_empty() {
             return outside;
@@ -51,7 +53,7 @@ impl Outside {
         outside
     }
 
-    fn look(&mut self, pid: Pid, wanted: &HashSet<&[u8]>, buf: &mut [u8; 64]) {
+    fn look(&mut self, pid: Pid, wanted: &HashSet<Vec<u8>>, buf: &mut [u8; 64]) {
         let Ok(dir) = ProcDir::open(pid).and_then(|d| d.open_file("fd", 0)) else { return };
         let Ok(entries) = rustix::fs::Dir::read_from(&dir) else { return };
         for entry in entries.flatten() {
