@@ -64,9 +64,11 @@ impl ImageWriter {
 
     fn advance(&mut self, len_bytes: u64) {
         self.position += len_bytes;
-        if self.place.durable && self.position - self.handed_over >= WRITEBACK_BYTES {
+        // Who had the file may have gone back in it; what is handed over twice costs nothing.
+        let new = self.position.saturating_sub(self.handed_over);
+        if self.place.durable && new >= WRITEBACK_BYTES {
             // Only a hint: where it is not possible, the fsync at the end does all the work.
-            let _ = start_writeback(&self.file, self.handed_over, self.position - self.handed_over);
+            let _ = start_writeback(&self.file, self.handed_over, new);
             self.handed_over = self.position;
         }
     }
@@ -168,9 +170,15 @@ impl Write for ImageWriter {
             return Ok(bytes.len());
         }
         self.spill()?;
-        let done = self.file.write(bytes).map_err(|e| self.fail(e))?;
-        self.advance(done as u64);
-        Ok(done)
+        match self.file.write(bytes) {
+            Ok(done) => {
+                self.advance(done as u64);
+                Ok(done)
+            }
+            // Nothing was written, and who calls tries again.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
+            Err(e) => Err(self.fail(e)),
+        }
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {

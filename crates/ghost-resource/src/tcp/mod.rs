@@ -8,7 +8,7 @@
 //!
 //! TCP tells an orderly end from a cut, but not a complete ghost from a program that closed early: that is what the
 //! ghost's own commit mark is for. An exporter knows that the peer has read everything when the peer closes in turn,
-//! which [`Written::durable`] says. Nothing is encrypted and no peer is authenticated here: use it on networks that
+//! which [`Written::durable`](crate::Written) says. Nothing is encrypted and no peer is authenticated here: use it on networks that
 //! you trust, over loopback, or inside another tunnel.
 
 mod stream;
