@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 const PATIENCE_SECONDS: u64 = 2;
 /// How long ghost looks for what a call should do before it goes the sure way.
 const LOOK: Duration = Duration::from_micros(500);
+const LOOK_INTERVAL: Duration = Duration::from_micros(8);
 /// The scratch area is never smaller.
 const SCRATCH_MIN: usize = 64 << 10;
 
@@ -255,8 +256,15 @@ impl Entered<'_> {
         self.dispatch(&regs)?;
         self.thread.run(libc::PTRACE_CONT).map_err(step(what))?;
         let begin = Instant::now();
-        while self.puppet.memory.read_u64(RemoteAddr(scratch.0)).is_ok() != mapped && begin.elapsed() < LOOK {
-            std::hint::spin_loop();
+        loop {
+            // Not at once and not all the time: looking takes the lock that the call needs.
+            let look = Instant::now();
+            while look.elapsed() < LOOK_INTERVAL {
+                std::hint::spin_loop();
+            }
+            if self.puppet.memory.read_u64(RemoteAddr(scratch.0)).is_ok() == mapped || begin.elapsed() > LOOK {
+                break;
+            }
         }
         self.halt(what)?;
         self.check_place()?;
