@@ -226,6 +226,19 @@ fn visit(pid: i32) -> Result<(), RemoteError> {
         let after = thread.registers().expect("registers");
         assert_eq!(format!("{before:?}"), format!("{after:?}"));
     }
+    // And all at once.
+    let before: Vec<_> = threads.iter().map(|t| t.registers().expect("registers")).collect();
+    let mut batch = Batch::new();
+    let tid = batch.call("gettid", libc::SYS_gettid, &[]);
+    let room = batch.room(32);
+    batch.call("sigaltstack", libc::SYS_sigaltstack, &[0.into(), room.into()]);
+    let work: Vec<_> = threads.iter().map(|t| (t, &batch)).collect();
+    for (outcome, thread) in puppet.run_each(&work).into_iter().zip(&threads) {
+        assert_eq!(outcome?.result(tid), Ok(i64::from(thread.tid())));
+    }
+    for (thread, before) in threads.iter().zip(before) {
+        assert_eq!(format!("{before:?}"), format!("{:?}", thread.registers().expect("registers")));
+    }
     puppet.finish(&threads[0])
 }
 

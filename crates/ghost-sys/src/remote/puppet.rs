@@ -32,6 +32,7 @@ use super::{Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
 use crate::arch;
 use crate::ptrace::{Registers, Stop, Stopped};
 use crate::{Errno, Pid};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// How long a thread waits for ghost before it goes home.
@@ -54,6 +55,39 @@ fn escaped() -> RemoteError {
     }
 }
 
+const SCRATCH_PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
+const SCRATCH_FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+
+fn scratch_len(need: usize) -> u64 {
+    need.max(SCRATCH_MIN).next_power_of_two() as u64
+}
+
+/// A thread of a group and its batch; an error when it could not be entered.
+type Visit<'p> = Result<(Entered<'p>, &'p Batch), RemoteError>;
+
+/// Takes one step in every thread of a group before the next.
+fn each<'p, T>(
+    visits: &mut [Visit<'p>],
+    mut step: impl FnMut(&mut (Entered<'p>, &'p Batch)) -> Result<T, RemoteError>,
+) -> Vec<Result<T, RemoteError>> {
+    visits.iter_mut().map(|visit| visit.as_mut().map_or_else(|_| Err(not_entered()), &mut step)).collect()
+}
+
+/// Takes the next step in every thread in which the last one went well.
+fn then<'p, S, T>(
+    visits: &mut [Visit<'p>],
+    last: Vec<Result<S, RemoteError>>,
+    mut step: impl FnMut(&mut (Entered<'p>, &'p Batch), S) -> Result<T, RemoteError>,
+) -> Vec<Result<T, RemoteError>> {
+    let pairs = visits.iter_mut().zip(last);
+    pairs.map(|(visit, last)| last.and_then(|value| step(visit.as_mut().map_err(|_| not_entered())?, value))).collect()
+}
+
+/// Stands for the error that `visits` has already.
+fn not_entered() -> RemoteError {
+    step("entering a thread")(Errno(libc::ESRCH))
+}
+
 /// Runs batches in a frozen thread of a living program and leaves no trace in it.
 ///
 /// One puppet serves all the threads of a process in turn: [`Puppet::enter`] another thread at any time.
@@ -62,9 +96,9 @@ pub struct Puppet {
     memory: Memory,
     foothold: Foothold,
     /// Whether our code stands there.
-    written: bool,
-    /// Where the last scratch area was: free again now, as long as the process is frozen.
-    last_scratch: u64,
+    written: Cell<bool>,
+    /// Where the last scratch area of each slot was: free again now, as long as the process is frozen.
+    last_scratch: Vec<Cell<u64>>,
 }
 
 impl Puppet {
@@ -72,7 +106,8 @@ impl Puppet {
     pub fn new(pid: Pid) -> Result<Self, RemoteError> {
         let memory = Memory::open(pid).map_err(step("opening the memory of the process"))?;
         let foothold = Foothold::find(&memory, Self::code_len())?;
-        Ok(Self { memory, foothold, written: false, last_scratch: 0 })
+        let slots = 1 + (foothold.room() - Self::code_len()) / arch::slot_map().len.next_multiple_of(16) as usize;
+        Ok(Self { memory, foothold, written: Cell::new(false), last_scratch: vec![Cell::new(0); slots] })
     }
 
     fn code_len() -> usize {
@@ -83,8 +118,9 @@ impl Puppet {
         self.foothold.start
     }
 
-    fn slot_at(&self) -> u64 {
-        self.foothold.start + arch::exec_code().len().next_multiple_of(16) as u64
+    fn slot_at(&self, slot: usize) -> u64 {
+        let code = arch::exec_code().len().next_multiple_of(16) as u64;
+        self.foothold.start + code + slot as u64 * arch::slot_map().len.next_multiple_of(16)
     }
 
     /// Lends this stopped thread to the puppet; batches run in it until the guard is dropped or [`Entered::leave`]
@@ -92,12 +128,46 @@ impl Puppet {
     ///
     /// A thread that is about to take a signal is first brought past that: its handler's frame is made.
     pub fn enter<'p>(&'p mut self, thread: &'p Stopped) -> Result<Entered<'p>, RemoteError> {
+        self.enter_slot(thread, 0)
+    }
+
+    fn enter_slot<'p>(&'p self, thread: &'p Stopped, slot: usize) -> Result<Entered<'p>, RemoteError> {
         thread.settle().map_err(step("stopping the thread in a quiet place"))?.map_err(RemoteError::Died)?;
         let home = thread.registers().map_err(step("reading registers"))?;
         if !arch::is_native(&home) {
             return Err(step("entering a program of another instruction set")(Errno(libc::ENOEXEC)));
         }
-        Ok(Entered { puppet: self, thread, inside: None, children: Vec::new() })
+        Ok(Entered { puppet: self, thread, slot, inside: None, children: Vec::new() })
+    }
+
+    /// Runs one batch in each of many threads and puts each back as it was; the results are in the same order.
+    ///
+    /// As many as there is code room for are inside at the same time (three in the vDSO of Linux 6.18), so that ghost does not wait
+    /// for the awakening of every single one.
+    pub fn run_each(&mut self, work: &[(&Stopped, &Batch)]) -> Vec<Result<Outcome, RemoteError>> {
+        let puppet = &*self;
+        let mut results = Vec::with_capacity(work.len());
+        for group in work.chunks(puppet.last_scratch.len()) {
+            let mut visits: Vec<_> = group
+                .iter()
+                .enumerate()
+                .map(|(slot, (thread, batch))| puppet.enter_slot(thread, slot).map(|inside| (inside, *batch)))
+                .collect();
+            // An error ends a visit where it is; the thread goes home when it is dropped, after all others have gone.
+            let mapping = each(&mut visits, |v| v.0.start_mapping(program::size(v.1)));
+            let mapped = then(&mut visits, mapping, |v, seen| v.0.end_mapping(program::size(v.1), seen));
+            let started = then(&mut visits, mapped, |v, ()| v.0.start(v.1));
+            let done = then(&mut visits, started, |v, program| v.0.end(v.1, &program));
+            let leaving = each(&mut visits, |v| v.0.start_unmapping());
+            let left = then(&mut visits, leaving, |v, seen| v.0.end_unmapping(seen).and_then(|()| v.0.go_home()));
+            for ((done, left), visit) in done.into_iter().zip(left).zip(visits) {
+                results.push(match visit {
+                    Err(e) => Err(e),
+                    Ok(_) => done.and_then(|outcome| left.map(|()| outcome)),
+                });
+            }
+        }
+        results
     }
 
     /// Takes back everything (scratch memory, code in the unused tail) using `thread`; the process is as it was.
@@ -107,8 +177,7 @@ impl Puppet {
     }
 
     fn clear(&mut self) -> Result<(), RemoteError> {
-        if self.written {
-            self.written = false;
+        if self.written.replace(false) {
             self.foothold.clear(&self.memory)?;
         }
         Ok(())
@@ -125,8 +194,10 @@ impl Drop for Puppet {
 /// A thread in which batches run now.
 #[derive(Debug)]
 pub struct Entered<'p> {
-    puppet: &'p mut Puppet,
+    puppet: &'p Puppet,
     thread: &'p Stopped,
+    /// Which of the places for a thread's way home is its own.
+    slot: usize,
     inside: Option<Inside>,
     children: Vec<Pid>,
 }
@@ -166,14 +237,14 @@ impl Entered<'_> {
             Err(Errno(libc::EIO)) => (0, 0, 0, 0),
             other => other.map_err(step("reading syscall user dispatch"))?,
         };
-        let mut code = arch::exec_code().to_vec();
-        code.resize(code.len().next_multiple_of(16), 0);
-        code.extend_from_slice(&arch::slot(&home, mask, dispatch, PATIENCE_SECONDS));
-        let p = &mut *self.puppet;
-        p.written = true;
-        p.memory
-            .write_forced(RemoteAddr(p.foothold.start), &p.foothold.marked(&code))
-            .map_err(step("writing the executor's code"))?;
+        let p = self.puppet;
+        let write = |at: u64, code: &[u8]| {
+            p.memory.write_forced(RemoteAddr(at), code).map_err(step("writing the executor's code"))
+        };
+        if !p.written.replace(true) {
+            write(p.foothold.start, &p.foothold.marked(arch::exec_code()))?;
+        }
+        write(p.slot_at(self.slot), &arch::slot(&home, mask, dispatch, PATIENCE_SECONDS))?;
         self.inside = Some(Inside { home, mask, dispatch, masked: false, scratch: (0, 0) });
         Ok(())
     }
@@ -227,7 +298,7 @@ impl Entered<'_> {
     /// Makes one call with its arguments in registers. `scratch` is what the thread unmaps should ghost die after it;
     /// the start of it is the result of the call.
     fn single(&mut self, what: &'static str, nr: i64, args: [u64; 6], scratch_len: u64) -> Result<i64, RemoteError> {
-        let slot = self.puppet.slot_at();
+        let slot = self.puppet.slot_at(self.slot);
         let mut regs = arch::call_registers(&self.inside()?.home, slot, nr, args);
         arch::set_scratch(&mut regs, 0, scratch_len);
         self.dispatch(&regs)?;
@@ -239,22 +310,18 @@ impl Entered<'_> {
         Errno::check(value).map_err(step(what))
     }
 
-    /// The same for a call whose effect on the scratch area can be seen from outside: half as many stops. `None` when it is not
-    /// certain that the call has been made and answered so.
-    fn single_seen(
-        &mut self,
-        what: &'static str,
-        nr: i64,
-        args: [u64; 6],
-        scratch: (u64, u64),
-        mapped: bool,
-    ) -> Result<Option<i64>, RemoteError> {
-        let slot = self.puppet.slot_at();
+    /// Starts a call whose effect on the scratch area can be seen from outside: half as many stops.
+    fn start_seen(&mut self, nr: i64, args: [u64; 6], scratch_len: u64) -> Result<(), RemoteError> {
+        const WHAT: &str = "sending the thread into the executor";
+        let slot = self.puppet.slot_at(self.slot);
         let mut regs = arch::call_registers(&self.inside()?.home, slot, nr, args);
-        // The length is what the thread unmaps; a call that unmaps leaves nothing to it.
-        arch::set_scratch(&mut regs, 0, if mapped { scratch.1 } else { 0 });
+        arch::set_scratch(&mut regs, 0, scratch_len);
         self.dispatch(&regs)?;
-        self.thread.run(libc::PTRACE_CONT).map_err(step(what))?;
+        self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))
+    }
+
+    /// Waits until the memory at `at` is mapped or not, and stops the thread. `None` when it is not certain that the call has been made.
+    fn end_seen(&mut self, what: &'static str, at: u64, mapped: bool) -> Result<Option<i64>, RemoteError> {
         let begin = Instant::now();
         loop {
             // Not at once and not all the time: looking takes the lock that the call needs.
@@ -262,12 +329,13 @@ impl Entered<'_> {
             while look.elapsed() < LOOK_INTERVAL {
                 std::hint::spin_loop();
             }
-            if self.puppet.memory.read_u64(RemoteAddr(scratch.0)).is_ok() == mapped || begin.elapsed() > LOOK {
+            if self.puppet.memory.read_u64(RemoteAddr(at)).is_ok() == mapped || begin.elapsed() > LOOK {
                 break;
             }
         }
         self.halt(what)?;
         self.check_place()?;
+        let slot = self.puppet.slot_at(self.slot);
         Ok(arch::slot_result(&self.thread.registers().map_err(step(what))?, slot))
     }
 
@@ -334,48 +402,98 @@ impl Entered<'_> {
 
     /// Makes the scratch area at least `need` bytes long.
     fn reserve(&mut self, need: usize) -> Result<(), RemoteError> {
-        let len = need.max(SCRATCH_MIN).next_power_of_two() as u64;
         let (old, old_len) = self.inside()?.scratch;
         if old_len >= need as u64 {
             return Ok(());
         }
-        let base = if old_len == 0 {
-            self.map_scratch(len)?
-        } else {
-            let args = [old, old_len, len, libc::MREMAP_MAYMOVE as u64, 0, 0];
-            self.single("growing the scratch area", libc::SYS_mremap, args, len)?
-        };
-        self.inside()?.scratch = (base as u64, len);
-        self.puppet.last_scratch = base as u64;
+        if old_len == 0 {
+            let seen = self.start_mapping(need)?;
+            return self.end_mapping(need, seen);
+        }
+        let len = scratch_len(need);
+        let args = [old, old_len, len, libc::MREMAP_MAYMOVE as u64, 0, 0];
+        let base = self.single("growing the scratch area", libc::SYS_mremap, args, len)?;
+        self.set_scratch(base as u64, len)
+    }
+
+    fn set_scratch(&mut self, base: u64, len: u64) -> Result<(), RemoteError> {
+        self.inside()?.scratch = (base, len);
+        self.puppet.last_scratch[self.slot].set(base);
         Ok(())
     }
 
-    fn map_scratch(&mut self, len: u64) -> Result<i64, RemoteError> {
-        const WHAT: &str = "mapping the scratch area";
-        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        let last = self.puppet.last_scratch;
+    /// Begins to map a scratch area where the last one was; false when there was none.
+    fn start_mapping(&mut self, need: usize) -> Result<bool, RemoteError> {
+        let (last, len) = (self.puppet.last_scratch[self.slot].get(), scratch_len(need));
         if last != 0 {
-            let args = [last, len, prot as u64, (flags | libc::MAP_FIXED_NOREPLACE) as u64, u64::MAX, 0];
-            if self.single_seen(WHAT, libc::SYS_mmap, args, (last, len), true)? == Some(last as i64) {
-                return Ok(last as i64);
-            }
+            let flags = SCRATCH_FLAGS | libc::MAP_FIXED_NOREPLACE;
+            let args = [last, len, SCRATCH_PROT as u64, flags as u64, u64::MAX, 0];
+            self.start_seen(libc::SYS_mmap, args, len)?;
         }
-        self.single(WHAT, libc::SYS_mmap, [0, len, prot as u64, flags as u64, u64::MAX, 0], len)
+        Ok(last != 0)
     }
 
-    fn unmap_scratch(&mut self, base: u64, len: u64) -> Result<(), RemoteError> {
-        const WHAT: &str = "unmapping the scratch area";
-        let args = [base, len, 0, 0, 0, 0];
-        if self.single_seen(WHAT, libc::SYS_munmap, args, (base, len), false)? == Some(0) {
-            return Ok(());
+    fn end_mapping(&mut self, need: usize, started: bool) -> Result<(), RemoteError> {
+        const WHAT: &str = "mapping the scratch area";
+        let (last, len) = (self.puppet.last_scratch[self.slot].get(), scratch_len(need));
+        if started {
+            // None: not made, and it will not be. An error: somebody who shares this memory has mapped something there.
+            if let Some(base @ 1..) = self.end_seen(WHAT, last, true)? {
+                return self.set_scratch(base as u64, len);
+            }
         }
-        self.single(WHAT, libc::SYS_munmap, args, 0).map(drop)
+        let args = [0, len, SCRATCH_PROT as u64, SCRATCH_FLAGS as u64, u64::MAX, 0];
+        let base = self.single(WHAT, libc::SYS_mmap, args, len)?;
+        self.set_scratch(base as u64, len)
+    }
+
+    /// Begins to unmap the scratch area; false when there is none.
+    fn start_unmapping(&mut self) -> Result<bool, RemoteError> {
+        let Some(Inside { scratch: (base, len @ 1..), .. }) = self.inside else { return Ok(false) };
+        // Length 0: the call leaves nothing to be unmapped on the way home.
+        self.start_seen(libc::SYS_munmap, [base, len, 0, 0, 0, 0], 0)?;
+        Ok(true)
+    }
+
+    fn end_unmapping(&mut self, started: bool) -> Result<(), RemoteError> {
+        const WHAT: &str = "unmapping the scratch area";
+        let Some(Inside { scratch: (base, len @ 1..), .. }) = self.inside else { return Ok(()) };
+        if started && self.end_seen(WHAT, base, false)? != Some(0) {
+            self.single(WHAT, libc::SYS_munmap, [base, len, 0, 0, 0, 0], 0)?;
+        }
+        if let Some(inside) = &mut self.inside {
+            inside.scratch = (0, 0);
+        }
+        Ok(())
+    }
+
+    /// Writes a batch and lets the thread run it.
+    fn start(&mut self, batch: &Batch) -> Result<Program, RemoteError> {
+        let scratch = self.inside()?.scratch;
+        let program = Program::new(batch, scratch.0);
+        program.write(&self.puppet.memory).map_err(step("writing a batch"))?;
+        let entry = arch::Entry {
+            exec: self.puppet.exec_at(),
+            record: program.first_record(),
+            results: program.first_result(),
+            end: self.puppet.slot_at(self.slot) + arch::slot_map().wait,
+            scratch,
+        };
+        let regs = arch::exec_registers(&self.inside()?.home, &entry);
+        self.dispatch(&regs)?;
+        self.thread.run(libc::PTRACE_CONT).map_err(step("starting a batch"))?;
+        Ok(program)
+    }
+
+    fn end(&mut self, batch: &Batch, program: &Program) -> Result<Outcome, RemoteError> {
+        self.collect(program)?;
+        program.outcome(batch, &self.puppet.memory)
     }
 
     /// Waits until the program is done, then stops the thread in its sleep.
     fn collect(&mut self, program: &Program) -> Result<(), RemoteError> {
-        let (thread, memory) = (self.thread, self.puppet.memory.try_clone().map_err(step("waiting for a batch"))?);
-        stop_when_done(program, &memory, thread, |seen| {
+        let (thread, puppet) = (self.thread, self.puppet);
+        stop_when_done(program, &puppet.memory, thread, |seen| {
             let stop = self.note(seen)?;
             self.pass(stop)
         })?;
@@ -385,7 +503,7 @@ impl Entered<'_> {
     /// Errors when the thread is not where ghost left it.
     fn check_place(&mut self) -> Result<(), RemoteError> {
         let ip = arch::instruction_pointer(&self.thread.registers().map_err(step("reading registers"))?);
-        let (slot, map) = (self.puppet.slot_at(), arch::slot_map());
+        let (slot, map) = (self.puppet.slot_at(self.slot), arch::slot_map());
         if !(self.puppet.foothold.start..self.puppet.foothold.end).contains(&ip) {
             // It is home: nothing is left to be put back.
             self.inside = None;
@@ -403,17 +521,14 @@ impl Entered<'_> {
 
     fn go_home(&mut self) -> Result<(), RemoteError> {
         const WHAT: &str = "leaving the thread";
-        let Some(inside) = &self.inside else { return Ok(()) };
-        let (base, len) = inside.scratch;
-        let unmapped = if len > 0 {
-            let done = self.unmap_scratch(base, len);
-            if matches!(done, Err(RemoteError::Died(_))) {
-                return done;
-            }
-            done
-        } else {
-            Ok(())
-        };
+        if self.inside.is_none() {
+            return Ok(());
+        }
+        let started = self.start_unmapping();
+        let unmapped = started.and_then(|started| self.end_unmapping(started));
+        if matches!(unmapped, Err(RemoteError::Died(_))) {
+            return unmapped;
+        }
         // From the exit of that call to a stop in the signal path, where the kernel restarts an interrupted call.
         self.thread.settle().map_err(step(WHAT))?.map_err(RemoteError::Died)?;
         let Some(inside) = self.inside.take() else { return unmapped };
@@ -436,21 +551,8 @@ impl Drop for Entered<'_> {
 impl Executor for Entered<'_> {
     fn run(&mut self, batch: &Batch) -> Result<Outcome, RemoteError> {
         self.reserve(program::size(batch))?;
-        let scratch = self.inside()?.scratch;
-        let program = Program::new(batch, scratch.0);
-        program.write(&self.puppet.memory).map_err(step("writing a batch"))?;
-        let entry = arch::Entry {
-            exec: self.puppet.exec_at(),
-            record: program.first_record(),
-            results: program.first_result(),
-            end: self.puppet.slot_at() + arch::slot_map().wait,
-            scratch,
-        };
-        let regs = arch::exec_registers(&self.inside()?.home, &entry);
-        self.dispatch(&regs)?;
-        self.thread.run(libc::PTRACE_CONT).map_err(step("starting a batch"))?;
-        self.collect(&program)?;
-        program.outcome(batch, &self.puppet.memory)
+        let program = self.start(batch)?;
+        self.end(batch, &program)
     }
 
     fn memory(&self) -> &Memory {
