@@ -21,6 +21,11 @@ impl Registry {
     pub fn load_plugin(&mut self, library: &Path) -> Result<String> {
         let label = library.display().to_string();
         let plugin = Plugin::load(library).map_err(|e| told("loading", &label, e))?;
+        self.register_plugin(plugin, &label)
+    }
+
+    /// Registers a plug-in that was loaded or made elsewhere; `label` names it in messages. Comes back with its scheme.
+    pub fn register_plugin(&mut self, plugin: Plugin, label: &str) -> Result<String> {
         let plugin = Arc::new(plugin);
         let (scheme, (write, read)) = (plugin.scheme().to_string(), plugin.classes());
         self.register(
@@ -32,7 +37,7 @@ impl Registry {
             }),
         )
         .map_err(|e| match e.cause() {
-            Cause::Registration(why) => Error::new("loading", &label, Cause::Registration(why.clone())),
+            Cause::Registration(why) => Error::new("loading", label, Cause::Registration(why.clone())),
             _ => e,
         })?;
         Ok(scheme)

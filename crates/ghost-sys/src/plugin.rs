@@ -122,6 +122,21 @@ impl Plugin {
         if table.is_null() || !table.is_aligned() {
             return Err(unusable(format!("it refuses version {ABI_VERSION} of the interface")));
         }
+        // SAFETY: not null, aligned, and what the entry of a library that is never unloaded gave (ghost_plugin.h).
+        unsafe { Self::of_table(table.cast()) }
+    }
+
+    /// Checks a `struct ghost_plugin_v1` of this very program, and copies it.
+    ///
+    /// # Safety
+    /// `table` is null or points to such a struct, whose strings and functions stay as they are for ever and follow the
+    /// rules of `ghost_plugin.h`.
+    pub unsafe fn of_table(table: *const c_void) -> Result<Self> {
+        let unusable = |why: String| PluginError::Unusable(why);
+        let table = table.cast::<Table>();
+        if table.is_null() || !table.is_aligned() {
+            return Err(unusable("its table is a null pointer, or not aligned".into()));
+        }
         // SAFETY: not null, aligned, and any table of any version begins with these two numbers.
         let (version, size) = unsafe { ((*table).abi_version, (*table).size) };
         if version != ABI_VERSION {
