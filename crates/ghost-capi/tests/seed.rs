@@ -102,6 +102,13 @@ fn there_and_back(name: &str, program: &str) {
         for i in $(seq 200); do c=$(count); [ -n "$c" ] && [ "$c" -lt 100000 ] && break; sleep 0.05; done
         until_more $((at + 5))
         kill -KILL $pid
+        # The pid is another program's now: that one is left alone.
+        while [ -d /proc/$pid ]; do sleep 0.02; done
+        echo $((pid - 1)) > /proc/sys/kernel/ns_last_pid
+        sleep 60 &
+        [ $! = $pid ]
+        if ./seed restart $pid 2> error; then exit 1; fi
+        grep -q "pid $pid is another program now: sleep" error && kill -0 $pid
         # A ghost that is not there is a failure with all five answers.
         if ./seed restart 99 2> error; then exit 1; else [ $? = 1 ] || exit 1; fi
         grep -q 'why:' error && grep -q 'state: nothing was touched' error

@@ -163,6 +163,12 @@ fn prepare_inner(action: Action, intake: &mut Intake<'_>, options: &ImportOption
         intake.spool()?;
         report.stage("spool");
     }
+    if options.pids == Pids::Same && options.replace {
+        // Nothing is given up for a ghost that is not whole.
+        intake.spool()?;
+        crate::replace::end(&model)?;
+        report.stage("replace");
+    }
     let (ours, theirs) = rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::SEQPACKET,

@@ -4,6 +4,7 @@ use crate::error::{Cause, KindError};
 use crate::model::Model;
 use ghost_image::record as rec;
 use ghost_image::{Header, ImageReader, ImageWriter, Section, SliceReader};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::Read;
 
@@ -13,7 +14,7 @@ pub struct Intake<'g> {
     buffer: Vec<u8>,
     /// The first page section, met while the records were read.
     ahead: Option<rec::PageHead>,
-    spooled: VecDeque<(rec::PageHead, Vec<u8>)>,
+    spooled: VecDeque<(rec::PageHead, Cow<'g, [u8]>)>,
     ended: bool,
 }
 
@@ -124,16 +125,29 @@ impl<'g> Intake<'g> {
         Ok(())
     }
 
-    /// Reads the rest into memory now, for a source that will only end once everything has been read.
+    /// Reads and checks the rest now: for a source that will only end once everything has been read, and before something is
+    /// given up for this ghost. A stream is kept in memory; of a ghost that is in memory already nothing is copied.
     pub fn spool(&mut self) -> Result<(), KindError> {
-        if matches!(self.source, Source::Whole(..)) {
-            return Ok(());
-        }
         let mut all = VecDeque::new();
-        self.pages(|head, bytes| {
-            all.push_back((head.clone(), bytes.to_vec()));
-            Ok(())
-        })?;
+        match &mut self.source {
+            Source::Stream(_) => self.pages(|head, bytes| {
+                all.push_back((head.clone(), Cow::Owned(bytes.to_vec())));
+                Ok(())
+            })?,
+            Source::Whole(reader, data) => {
+                all.append(&mut self.spooled);
+                if let Some(head) = self.ahead.take() {
+                    all.push_back((head, Cow::Borrowed(*data)));
+                }
+                while !self.ended {
+                    match reader.next().map_err(reading)? {
+                        Some(Section::Pages(pages)) => all.push_back((pages.head, Cow::Borrowed(pages.data.bytes))),
+                        Some(Section::Record(record)) => return Err(late(record.tag.name())),
+                        None => self.ended = true,
+                    }
+                }
+            }
+        }
         self.spooled = all;
         Ok(())
     }

@@ -16,6 +16,7 @@ pub mod intake;
 pub mod kinds;
 pub mod model;
 pub mod options;
+pub mod replace;
 pub mod report;
 pub mod sane;
 pub mod shared;

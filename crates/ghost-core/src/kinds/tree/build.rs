@@ -64,7 +64,9 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             map.entry(id).or_insert(i);
         }
     }
-    let deadline = Instant::now() + Duration::from_millis(cx.options.wait_for_pids_ms);
+    // What was ended to make room holds its pid until its parent has waited for it.
+    let least_ms = if cx.options.replace { 5_000 } else { 0 };
+    let deadline = Instant::now() + Duration::from_millis(cx.options.wait_for_pids_ms.max(least_ms));
     let n = records.len();
     let mut builder = Builder {
         cx,
