@@ -432,3 +432,50 @@ fn job_control_goes_on_during_visits() {
     println!("{visits} visits");
     verdict(victim);
 }
+
+/// Stops all threads and runs a batch of half a second in one of them.
+fn long_visit(pid: i32) -> Result<(), RemoteError> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("tasks");
+    let tids = tasks.map(|t| t.expect("task").file_name().to_str().unwrap().parse().unwrap());
+    let threads: Vec<_> = tids.map(|tid| stop(ptrace::seize(tid, 0).expect("seize"))).collect();
+    let mut puppet = Puppet::new(pid)?;
+    let mut inside = puppet.enter(&threads[1])?;
+    let mut batch = Batch::new();
+    let half = batch.data(&[0_u64.to_ne_bytes(), 500_000_000_u64.to_ne_bytes()].concat());
+    batch.call("pselect6", libc::SYS_pselect6, &[0.into(), 0.into(), 0.into(), 0.into(), half.into(), 0.into()]);
+    inside.run(&batch).map(drop)
+}
+
+#[test]
+fn a_ghost_that_is_too_slow_harms_nobody() {
+    let victim = Victim::start("victim_watchful");
+    let (maps, before) = (victim.maps(), masks(&victim));
+    // SAFETY: as for the ghosts that are killed.
+    let ghost = unsafe { libc::fork() };
+    if ghost == 0 {
+        let end = match long_visit(victim.pid()) {
+            Err(RemoteError::Step { errno: Errno(libc::ETIME), .. }) => 7,
+            Ok(()) => 0,
+            Err(_) => 3,
+        };
+        // SAFETY: ends this process at once.
+        unsafe { libc::_exit(end) };
+    }
+    let mut status = 0;
+    std::thread::sleep(Duration::from_millis(200));
+    // SAFETY: takes numbers only; `ghost` is our child and not yet reaped.
+    unsafe { libc::kill(ghost, libc::SIGSTOP) };
+    std::thread::sleep(Duration::from_millis(2900));
+    // The batch has ended long ago, and the thread is home while all others are still stopped.
+    assert_eq!(maps, victim.maps());
+    // SAFETY: takes numbers, and a status that is ours.
+    unsafe {
+        libc::kill(ghost, libc::SIGCONT);
+        assert_eq!(libc::waitpid(ghost, &raw mut status, 0), ghost);
+    }
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "it must notice: {status:#x}");
+    let differ = masks(&victim).into_iter().zip(before).filter(|(a, b)| a != b).count();
+    assert!(differ <= 1, "{differ} masks differ");
+    visit(victim.pid()).expect("a last visit");
+    verdict(victim);
+}
