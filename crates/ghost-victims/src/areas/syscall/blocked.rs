@@ -307,7 +307,7 @@ pub(super) const VICTIMS: &[Victim] = &[
             (raw!(libc::SYS_read, fd, &raw mut n, 8), n)
         });
         still(v, &t);
-        must!(write(fd, (&raw const *&77u64).cast(), 8));
+        must!(write(fd, std::ptr::from_ref(&77u64).cast(), 8));
         v.eq("read", Ok((Ok(8), 77)), t.end(5000));
     }),
     flagged("semop", &[Flag::NoDup("both would use one semaphore")], |v| {
