@@ -153,7 +153,7 @@ fn export_shmem(cx: &mut ExportCx<'_>, index: usize, smap: &Smap) -> Result<u32,
         let what = || format!("shared memory {:x}-{:x}", m.start, m.end);
         let file = process
             .dir
-            .open_file(&format!("map_files/{}", m.map_file()), libc::O_RDONLY)
+            .open_file(&m.map_file(), libc::O_RDONLY)
             .step_on(process.pid, what, "opening what is mapped")?;
         let size = rustix::fs::fstat(&file).step_on(process.pid, what, "fstat")?.st_size as u64;
         cx.model.shmems.push(rec::Shmem { id, size, ..rec::Shmem::default() });

@@ -231,7 +231,7 @@ fn cpu(v: &mut Ctx, clock: i32) {
     v.wait();
     let (left, every) = get(id);
     v.eq("fired before its time", 0, count());
-    v.within("what is left, in ms", 100, 401, left);
+    v.within("what is left, in ms", 100, 420, left);
     v.eq("interval in ms", 100_000, every);
     let begin = now_ns();
     let mut x = 1u64;

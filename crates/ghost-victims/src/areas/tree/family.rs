@@ -140,33 +140,6 @@ pub(super) const VICTIMS: &[Victim] = &[
         must!(waitid(libc::P_ALL, 0, &mut info, libc::WCONTINUED | libc::WNOHANG));
         v.eq("the code of the report", libc::CLD_CONTINUED, info.si_code);
     }),
-    flagged("vfork", &[Flag::Refuse("vfork")], |v| {
-        // A parent inside vfork(2) cannot be stopped before its child is done.
-        let dir = v.dir().to_owned();
-        v.spawn(move |middle| {
-            middle.ready();
-            let go = crate::sys::c(&format!("{dir}/go"));
-            // SAFETY: the child touches only what lies above, calls only the kernel, and leaves by _exit.
-            #[allow(deprecated)]
-            let pid = unsafe { libc::vfork() };
-            if pid == 0 {
-                let t = crate::sys::ms(5);
-                while call!(access(go.as_ptr(), libc::F_OK)) != 0 {
-                    call!(nanosleep(&t, std::ptr::null_mut()));
-                }
-                call!(_exit(5));
-            }
-            let mut status = 0;
-            must!(waitpid(pid, &mut status, 0));
-            middle.eq("the status of vfork's child", 5 << 8, status);
-            middle.await_go();
-        });
-        let child = proc::children()[0];
-        v.until("the child is in vfork", || {
-            proc::state(child) == "D" || proc::read(&format!("/proc/{child}/wchan")).contains("fork")
-        });
-        v.wait();
-    }),
 ];
 
 fn deeper(v: &mut Ctx, depth: u32) {
