@@ -17,6 +17,7 @@ pub mod inside;
 pub mod kit;
 pub mod proc;
 pub mod selftest;
+pub mod spoil;
 pub mod sys;
 
 pub use ctx::Ctx;

@@ -3,6 +3,7 @@
 //!     victim list                       all names with their flags, one a line
 //!     victim AREA/NAME DIR              runs one by the protocol of the README
 //!     victim test [--stop] [FILTER…]    runs those whose name holds a FILTER; --stop: with SIGSTOP and SIGCONT
+//!     victim test --spoil [FILTER…]     spoils what they have open: each that does not notice is told
 //!     victim ns [--reaped FILE] CMD…    runs CMD in its own pid and mount namespace, under an init that reaps
 use ghost_victims::{Ctx, Flag, areas, selftest};
 use std::process::ExitCode;
@@ -18,8 +19,9 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        ["test", "--stop", filters @ ..] => selftest::run(filters, true),
-        ["test", filters @ ..] => selftest::run(filters, false),
+        ["test", "--stop", filters @ ..] => selftest::run(filters, selftest::Disturb::Stop),
+        ["test", "--spoil", filters @ ..] => selftest::spoil(filters),
+        ["test", filters @ ..] => selftest::run(filters, selftest::Disturb::Nothing),
         ["ns", "--reaped", file, cmd @ ..] if !cmd.is_empty() => selftest::namespace(Some(file), cmd),
         ["ns", cmd @ ..] if !cmd.is_empty() => selftest::namespace(None, cmd),
         [name, dir, ..] => match areas::find(name) {

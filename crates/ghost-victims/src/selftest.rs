@@ -4,16 +4,51 @@ use crate::{Flag, areas, call, must};
 use std::io::Write as _;
 use std::process::{Child, Command, ExitCode, Stdio};
 
+/// What is done to a victim while it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturb {
+    /// Nothing.
+    Nothing,
+    /// SIGSTOP and SIGCONT to all of its processes.
+    Stop,
+    /// What they have open is spoiled.
+    Spoil,
+}
+
+fn chosen(name: &str, filters: &[&str]) -> bool {
+    filters.is_empty() || filters.iter().any(|f| name.contains(f))
+}
+
+/// Spoils what each victim has open and tells those that do not notice; they may have nothing that this can spoil.
+pub fn spoil(filters: &[&str]) -> ExitCode {
+    let (mut noticed, mut not) = (0, 0);
+    for (name, v) in areas::all().filter(|(name, _)| chosen(name, filters)) {
+        let dir = format!("/tmp/gv{}", std::process::id());
+        let verdict = one(&name, &dir, Disturb::Spoil, v.flags.contains(&Flag::Terminal));
+        let _ = std::fs::remove_dir_all(&dir);
+        match verdict {
+            Ok(None) => {
+                println!("{name}: did not notice");
+                not += 1;
+            }
+            Ok(Some(_)) => {}
+            Err(_) => noticed += 1,
+        }
+    }
+    println!("{noticed} noticed, {not} did not");
+    ExitCode::SUCCESS
+}
+
 /// Runs each victim whose name holds one of `filters` (all, when there is none).
-pub fn run(filters: &[&str], stop: bool) -> ExitCode {
+pub fn run(filters: &[&str], disturb: Disturb) -> ExitCode {
     let (mut good, mut bad, mut skipped) = (0, 0, 0);
     for (name, v) in areas::all() {
-        if !filters.is_empty() && !filters.iter().any(|f| name.contains(f)) || stop && v.flags.contains(&Flag::NoStop) {
+        if !chosen(&name, filters) || disturb == Disturb::Stop && v.flags.contains(&Flag::NoStop) {
             continue;
         }
         let begin = std::time::Instant::now();
         let dir = format!("/tmp/gv{}", std::process::id());
-        let verdict = one(&name, &dir, stop, v.flags.contains(&Flag::Terminal));
+        let verdict = one(&name, &dir, disturb, v.flags.contains(&Flag::Terminal));
         let _ = std::fs::remove_dir_all(&dir);
         let word = match &verdict {
             Ok(None) => "ok".to_owned(),
@@ -31,7 +66,7 @@ pub fn run(filters: &[&str], stop: bool) -> ExitCode {
     ExitCode::from(u8::from(bad > 0))
 }
 
-fn one(name: &str, dir: &str, stop: bool, terminal: bool) -> Result<Option<String>, String> {
+fn one(name: &str, dir: &str, disturb: Disturb, terminal: bool) -> Result<Option<String>, String> {
     use std::os::unix::fs::PermissionsExt as _;
     let text = |e: std::io::Error| e.to_string();
     std::fs::create_dir(dir).map_err(text)?;
@@ -54,11 +89,14 @@ fn one(name: &str, dir: &str, stop: bool, terminal: bool) -> Result<Option<Strin
     let root = child.id();
     let result = format!("{dir}/result.{root}");
     let outcome = (|| {
-        until(&mut child, "ready", &[&format!("{dir}/ready"), &format!("{dir}/skip"), &result])?;
+        until(&mut child, 40, "ready", &[&format!("{dir}/ready"), &format!("{dir}/skip"), &result])?;
         if let Ok(why) = std::fs::read_to_string(format!("{dir}/skip")) {
             return Ok(Some(why));
         }
-        if stop {
+        if disturb == Disturb::Spoil {
+            crate::spoil::tree(&crate::proc::tree(root));
+        }
+        if disturb == Disturb::Stop {
             let tree = crate::proc::tree(root);
             for sig in [libc::SIGSTOP, libc::SIGCONT] {
                 for &p in &tree {
@@ -70,7 +108,9 @@ fn one(name: &str, dir: &str, stop: bool, terminal: bool) -> Result<Option<Strin
         // Timers, sleeps and pending things get some time to go wrong.
         sleep_ms(100);
         std::fs::write(format!("{dir}/go"), "").map_err(text)?;
-        until(&mut child, "the verdict", &[&result])?;
+        // One that spoiling made wait for ever has noticed, too.
+        let limit = if disturb == Disturb::Spoil { 4 } else { 40 };
+        until(&mut child, limit, "the verdict", &[&result])?;
         let verdict = std::fs::read_to_string(&result).map_err(text)?;
         if verdict.trim() == "OK" { Ok(None) } else { Err(verdict) }
     })();
@@ -90,8 +130,8 @@ fn one(name: &str, dir: &str, stop: bool, terminal: bool) -> Result<Option<Strin
     }
 }
 
-fn until(child: &mut Child, what: &str, files: &[&str]) -> Result<(), String> {
-    for _ in 0..20_000 {
+fn until(child: &mut Child, seconds: u32, what: &str, files: &[&str]) -> Result<(), String> {
+    for _ in 0..seconds * 500 {
         let there = || files.iter().any(|f| std::path::Path::new(f).exists());
         if there() {
             return Ok(());
@@ -101,7 +141,7 @@ fn until(child: &mut Child, what: &str, files: &[&str]) -> Result<(), String> {
         }
         sleep_ms(2);
     }
-    Err(format!("no {what} within 40 s; wchan {}", crate::proc::read(&format!("/proc/{}/wchan", child.id()))))
+    Err(format!("no {what} within {seconds} s; wchan {}", crate::proc::read(&format!("/proc/{}/wchan", child.id()))))
 }
 
 /// Runs a command in its own pid and mount namespace under an init that reaps; gives back its exit status.
