@@ -56,6 +56,9 @@ pub enum Cause {
     /// Two things that do not go together, said in words.
     #[error("{0}")]
     Conflict(String),
+    /// Something that cannot travel, found out while the tree was being frozen.
+    #[error("{0}")]
+    Refused(Box<Blocker>),
     /// A failure that a test asked for at a named point.
     #[error("failpoint {0} was told to fail")]
     Failpoint(String),

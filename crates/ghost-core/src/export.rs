@@ -80,6 +80,8 @@ pub struct Exporting {
     model: Model,
     pages: Vec<PageSource>,
     pids: Vec<Pid>,
+    /// For each process a thread whose memory can be read.
+    readers: Vec<Pid>,
     action: Action,
     progress: Arc<Progress>,
     /// Times and sizes so far.
@@ -146,7 +148,8 @@ impl Exporting {
         report.stage("kinds");
         let progress = options.progress.clone().unwrap_or_default();
         progress.expect(pages.iter().map(PageSource::len_bytes).sum());
-        Ok(Self { tree, model, pages, pids, action, progress, report })
+        let readers = view.processes.iter().map(|p| p.live).collect();
+        Ok(Self { tree, model, pages, pids, readers, action, progress, report })
     }
 
     /// What the ghost says of itself before its records.
@@ -168,7 +171,7 @@ impl Exporting {
         crate::failpoint::hit("export.records")?;
         for source in &self.pages {
             let pid = match source {
-                PageSource::Memory { process, .. } => self.pids[*process],
+                PageSource::Memory { process, .. } => self.readers[*process],
                 PageSource::Inode { .. } => 0,
             };
             let (read, written) = memory::pages::write(source, pid, &mut image, &self.progress)?;
@@ -205,6 +208,12 @@ impl Exporting {
 
 /// Wraps a kind's error.
 pub(crate) fn failed(action: Action, root: Pid, what: KindError, aftermath: &str) -> Error {
+    let what = match what {
+        KindError { cause: crate::error::Cause::Refused(blocker), .. } => {
+            return Error::Refused { action, blockers: vec![*blocker] };
+        }
+        other => other,
+    };
     let comm = std::fs::read_to_string(format!("/proc/{root}/comm")).unwrap_or_default();
     let process = if root == 0 { String::new() } else { format!("pid {root} ({})", comm.trim_end()) };
     Error::Failed { action, process, what, aftermath: aftermath.to_owned() }

@@ -8,11 +8,13 @@
 //! All ptrace calls of a tree come from the thread that froze it: ptrace belongs to a thread, not to a process.
 //! If ghost dies the kernel detaches all of them and the tree runs on.
 
-use crate::error::{Context, KindError};
+use crate::asleep::{self, Asleep, Sampler};
+use crate::error::{Cause, Context, KindError};
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{self, Running, Stop, Stopped, Waited};
 use ghost_sys::{Errno, Pid};
 use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
 
 /// One frozen thread.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub struct FrozenThread {
     pub stopped: Stopped,
     /// The job-control signal that had stopped it, 0 if it ran.
     pub group_stop: i32,
+    /// The call it slept in before it was stopped, where that is not to be seen afterwards.
+    pub asleep: Option<Asleep>,
 }
 
 /// One process whose threads are all stopped; none for a zombie.
@@ -47,8 +51,9 @@ impl FrozenTree {
         let mut tree = Self::default();
         let mut queue = std::collections::VecDeque::from([(root, 0)]);
         let mut seen = HashSet::from([root]);
+        let mut sampler = Sampler::default();
         while let Some((pid, parent)) = queue.pop_front() {
-            let Some(threads) = freeze_process(pid, pid == root)? else { continue };
+            let Some(threads) = freeze_process(pid, pid == root, &mut sampler)? else { continue };
             for child in children(pid) {
                 if seen.insert(child) {
                     queue.push_back((child, pid));
@@ -96,7 +101,7 @@ impl FrozenTree {
 }
 
 /// Stops all threads of a process. None: it has ended meanwhile. No threads: a zombie.
-fn freeze_process(pid: Pid, is_root: bool) -> Result<Option<Vec<FrozenThread>>, KindError> {
+fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Option<Vec<FrozenThread>>, KindError> {
     let mut stopped: BTreeMap<Pid, FrozenThread> = BTreeMap::new();
     let mut dead = HashSet::new();
     loop {
@@ -126,16 +131,23 @@ fn freeze_process(pid: Pid, is_root: bool) -> Result<Option<Vec<FrozenThread>>, 
         if fresh.is_empty() {
             break;
         }
+        let dir = ProcDir::open(pid).ok();
+        let mut asleep = Vec::with_capacity(fresh.len());
         for running in &fresh {
+            asleep.push(dir.as_ref().and_then(|dir| sampler.look(dir, running.tid())));
             match running.interrupt() {
                 Ok(()) | Err(Errno(libc::ESRCH)) => {}
                 Err(e) => return Err(KindError::new("PTRACE_INTERRUPT", e).on(pid, format!("tid {}", running.tid()))),
             }
         }
-        for running in fresh {
+        for (running, asleep) in fresh.into_iter().zip(asleep) {
             let tid = running.tid();
-            match rest(running).step_on(pid, || format!("tid {tid}"), "waiting for it to stop")? {
-                Some(thread) => {
+            match rest(running, pid)? {
+                Some((thread, group_stop)) => {
+                    if group_stop == 0 {
+                        asleep::restart_later(&thread).step_on(pid, || format!("tid {tid}"), "looking at its registers")?;
+                    }
+                    let thread = FrozenThread { stopped: thread, group_stop, asleep };
                     stopped.insert(tid, thread);
                 }
                 None => {
@@ -164,12 +176,36 @@ fn seize(tid: Pid) -> Result<Running, Errno> {
     })
 }
 
-/// Waits until the thread rests in a trap or in its group stop; signals on their way are let through.
-fn rest(running: Running) -> Result<Option<FrozenThread>, Errno> {
-    match running.settle()? {
-        Waited::Stopped(stopped, Stop::Group(signal)) => Ok(Some(FrozenThread { stopped, group_stop: signal })),
-        Waited::Stopped(stopped, _) => Ok(Some(FrozenThread { stopped, group_stop: 0 })),
-        Waited::Gone(_) => Ok(None),
+/// How long a thread may take to stop before we ask what holds it up.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// How long we wait for a thread that waits for a disk or a server.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Waits until the thread rests in a trap or in its group stop (then with its signal); signals on their way are let through.
+fn rest(running: Running, pid: Pid) -> Result<Option<(Stopped, i32)>, KindError> {
+    let tid = running.tid();
+    let began = Instant::now();
+    let mut running = running;
+    loop {
+        let settled = running.settle_within(PATIENCE).step_on(pid, || format!("tid {tid}"), "waiting for it to stop")?;
+        running = match settled {
+            Ok(Waited::Stopped(stopped, Stop::Group(signal))) => return Ok(Some((stopped, signal))),
+            Ok(Waited::Stopped(stopped, _)) => return Ok(Some((stopped, 0))),
+            Ok(Waited::Gone(_)) => return Ok(None),
+            Err(running) => running,
+        };
+        let dir = ProcDir::open(pid).and_then(|d| d.thread(tid)).step_on(pid, String::new, "looking what holds it up")?;
+        let Ok(status) = proc::read_status(&dir) else { continue };
+        if crate::kinds::tree::in_vfork(&dir, &status) {
+            let comm = String::from_utf8_lossy(&status.name).into_owned();
+            let blocker = crate::kinds::tree::vfork_blocker(pid, comm, tid);
+            return Err(KindError::new("freezing", Cause::Refused(Box::new(blocker))).on(pid, format!("tid {tid}")));
+        }
+        if began.elapsed() > LIMIT {
+            let what = proc::read_wchan(&dir).ok().flatten().unwrap_or_else(|| "an uninterruptible sleep".into());
+            let e = KindError::conflict("waiting for it to stop", format!("it stays in {what} (state {})", status.state as char));
+            return Err(e.on(pid, format!("tid {tid}")).advise("wait until its disk or file server answers, and try again"));
+        }
     }
 }
 

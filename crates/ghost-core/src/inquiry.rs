@@ -78,8 +78,8 @@ pub struct ProcessAnswers {
     pub membarrier: u32,
     /// ARCH_GET_XCOMP_PERM.
     pub xcomp_permitted: u64,
-    /// Stopped children whose stop the process has not waited for yet.
-    pub stop_reports: Vec<Pid>,
+    /// Children whose stop (false) or continuation (true) the process has not waited for yet.
+    pub child_reports: Vec<(Pid, bool)>,
 }
 
 /// A POSIX timer and what is left of it.
@@ -127,9 +127,15 @@ pub struct ThreadAnswers {
 impl Answers {
     /// Asks every frozen process and thread.
     pub fn ask(view: &TreeView, frozen: &FrozenTree) -> Result<Self, KindError> {
+        let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+        for process in view.processes.iter().filter(|p| !p.is_zombie()) {
+            children.entry(process.stat.ppid).or_default().push(process.pid);
+        }
         let by_pid: HashMap<Pid, &FrozenProcess> = frozen.processes.iter().map(|p| (p.pid, p)).collect();
         let processes = view.processes.iter().map(|process| match by_pid.get(&process.pid) {
-            Some(frozen) if !frozen.threads.is_empty() => ask_process(view, process, frozen),
+            Some(frozen) if !frozen.threads.is_empty() => {
+                ask_process(process, frozen, children.get(&process.pid).map_or(&[], Vec::as_slice))
+            }
             _ => Ok(ProcessAnswers {
                 threads: vec![ThreadAnswers::default(); process.threads.len()],
                 ..ProcessAnswers::default()
@@ -139,17 +145,15 @@ impl Answers {
     }
 }
 
-fn ask_process(view: &TreeView, process: &ProcessView, frozen: &FrozenProcess) -> Result<ProcessAnswers, KindError> {
+fn ask_process(
+    process: &ProcessView,
+    frozen: &FrozenProcess,
+    living_children: &[Pid],
+) -> Result<ProcessAnswers, KindError> {
     let pid = process.pid;
     let by_tid: HashMap<Pid, &FrozenThread> = frozen.threads.iter().map(|t| (t.stopped.tid(), t)).collect();
     let timers = proc::read_timers(&process.dir).step_on(pid, String::new, "listing its POSIX timers")?;
-    let stopped_children: Vec<Pid> = view
-        .processes
-        .iter()
-        .filter(|p| p.stat.ppid == pid && matches!(p.stat.state, b'T' | b't'))
-        .map(|p| p.pid)
-        .collect();
-    let mut puppet = Puppet::new(pid).step_on(pid, String::new, "preparing to ask it")?;
+    let mut puppet = Puppet::new(process.live).step_on(pid, String::new, "preparing to ask it")?;
     let mut answers = ProcessAnswers::default();
     let mut asked = false;
     for thread in &process.threads {
@@ -164,13 +168,13 @@ fn ask_process(view: &TreeView, process: &ProcessView, frozen: &FrozenProcess) -
         let signal_mask = stopped.signal_mask().step_on(pid, what, "reading its signal mask")?;
         let mut batch = Batch::new();
         let questions = ThreadQuestions::queue(&mut batch);
-        let of_process = (!asked).then(|| ProcessQuestions::queue(&mut batch, &timers, &stopped_children));
+        let of_process = (!asked).then(|| ProcessQuestions::queue(&mut batch, &timers, living_children));
         asked = true;
         let mut entered = puppet.enter(stopped).step_on(pid, what, "entering it")?;
         let outcome = entered.run(&batch).step_on(pid, what, "asking it")?;
         entered.leave().step_on(pid, what, "leaving it")?;
         if let Some(questions) = of_process {
-            questions.read(&outcome, &timers, &stopped_children, &mut answers);
+            questions.read(&outcome, &timers, living_children, &mut answers);
         }
         answers.threads.push(ThreadAnswers { registers, signal_mask, ..questions.read(&outcome) });
     }
@@ -266,7 +270,7 @@ struct ProcessQuestions {
 }
 
 impl ProcessQuestions {
-    fn queue(batch: &mut Batch, timers: &[PosixTimer], stopped_children: &[Pid]) -> Self {
+    fn queue(batch: &mut Batch, timers: &[PosixTimer], living_children: &[Pid]) -> Self {
         let actions = (1..=SIGNALS).map(|signal| {
             let room = batch.room(SIGACTION_LEN);
             let args: [Arg; 4] = [signal.into(), 0.into(), room.into(), 8.into()];
@@ -288,9 +292,9 @@ impl ProcessQuestions {
         let subreaper = batch.room(4);
         prctl(batch, "PR_GET_CHILD_SUBREAPER", PR_GET_CHILD_SUBREAPER, &[subreaper.into()]);
         let xcomp = batch.room(8);
-        let reports = stopped_children.iter().map(|child| {
+        let reports = living_children.iter().map(|child| {
             let info = batch.room(128);
-            let how = libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT;
+            let how = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG | libc::WNOWAIT;
             let args: [Arg; 5] = [(libc::P_PID as i32).into(), (*child).into(), info.into(), how.into(), 0.into()];
             batch.try_call(format!("waitid for {child}"), libc::SYS_waitid, &args);
             info
@@ -320,7 +324,7 @@ impl ProcessQuestions {
         }
     }
 
-    fn read(&self, outcome: &Outcome, timers: &[PosixTimer], stopped_children: &[Pid], into: &mut ProcessAnswers) {
+    fn read(&self, outcome: &Outcome, timers: &[PosixTimer], living_children: &[Pid], into: &mut ProcessAnswers) {
         let number = |slot| outcome.result(slot).map_or(0, |v| v as u32);
         let words = |d: &DataRef| -> [u64; 4] { std::array::from_fn(|i| word(outcome.bytes(*d), i * 8)) };
         // struct itimerval and struct itimerspec: interval, then value, each in seconds and a fraction.
@@ -347,11 +351,14 @@ impl ProcessQuestions {
         into.memory_merge = number(self.memory_merge) != 0;
         into.membarrier = number(self.membarrier);
         into.xcomp_permitted = outcome.result(self.xcomp.0).map_or(0, |_| outcome.u64(self.xcomp.1));
-        // si_pid stays 0 when there is nothing to report.
-        let reported =
-            |d: &&DataRef| word(outcome.bytes(**d), 8) as u32 != 0 || word(outcome.bytes(**d), 16) as u32 != 0;
-        into.stop_reports =
-            stopped_children.iter().zip(&self.reports).filter(|(_, d)| reported(d)).map(|(child, _)| *child).collect();
+        // si_code stays 0 when there is nothing to report.
+        let code = |d: &DataRef| word(outcome.bytes(*d), 8) as i32;
+        into.child_reports = living_children
+            .iter()
+            .zip(&self.reports)
+            .filter(|(_, d)| code(d) != 0)
+            .map(|(child, d)| (*child, code(d) == libc::CLD_CONTINUED))
+            .collect();
     }
 }
 

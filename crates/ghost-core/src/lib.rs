@@ -5,6 +5,7 @@
 //! process ◀─ thaw   ◀─ rebuild ◀─ import each kind ◀─ ghost stream ◀─ resource
 //! ```
 
+pub mod asleep;
 pub mod error;
 pub mod export;
 pub mod failpoint;

@@ -31,7 +31,9 @@ pub struct ProcessView {
     pub pid: Pid,
     /// A handle that no other process can take over.
     pub pidfd: OwnedFd,
-    /// /proc/PID.
+    /// The leader, or another thread when the leader has ended: whose memory and descriptors can be read.
+    pub live: Pid,
+    /// /proc/PID, as that thread has it.
     pub dir: ProcDir,
     /// /proc/PID/stat.
     pub stat: proc::Stat,
@@ -97,8 +99,9 @@ impl TreeView {
             let index = view.processes.len();
             let Some(mut process) = look(pid, index == 0)? else { continue };
             if !process.is_zombie() {
+                let live = process.live;
                 let [mm, files, fs, sighand] =
-                    sharers.each_mut().map(|s| s.find(&view.processes, pid, index).step_on(pid, String::new, "kcmp"));
+                    sharers.each_mut().map(|s| s.find(&view.processes, live, index).step_on(pid, String::new, "kcmp"));
                 (process.shares_mm, process.shares_files) = (mm?, files?);
                 (process.shares_fs, process.shares_sighand) = (fs?, sighand?);
                 if process.shares_mm.is_none() {
@@ -143,7 +146,7 @@ impl Sharers {
     fn find(&mut self, before: &[ProcessView], pid: Pid, index: usize) -> ghost_sys::Result<Option<usize>> {
         let mut failed = None;
         let found = self.ordered.binary_search_by(|&other| {
-            kcmp::kcmp(before[other].pid, pid, self.sort, 0, 0).unwrap_or_else(|e| {
+            kcmp::kcmp(before[other].live, pid, self.sort, 0, 0).unwrap_or_else(|e| {
                 failed = Some(e);
                 Ordering::Equal
             })
@@ -180,9 +183,18 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
             threads.push(ThreadView { tid, status });
         }
     }
+    // A leader that has ended before its threads has neither memory nor descriptors any more.
+    let live = if status.is_dead() { threads.iter().find(|t| !t.status.is_dead()).map_or(pid, |t| t.tid) } else { pid };
+    let (dir, pidfd) = if live == pid {
+        (dir, pidfd)
+    } else {
+        let fd = pidfd::open_thread(live).step_on(pid, || format!("tid {live}"), "pidfd_open of a thread")?;
+        (ProcDir::open(live).step_on(pid, || format!("tid {live}"), "looking at the process")?, fd)
+    };
     Ok(Some(ProcessView {
         pid,
         pidfd,
+        live,
         dir,
         stat,
         status,

@@ -86,6 +86,31 @@ impl Stopped {
         Ok(value)
     }
 
+    /// Takes a signal out of the queue of the thread or its process, as if it had never come. Nothing happens when none waits.
+    ///
+    /// The thread is in its trap before and after; registers and mask stay.
+    pub fn discard(&self, signal: i32) -> Result<()> {
+        if !self.has_pending(signal)? {
+            return Ok(());
+        }
+        let mask = self.signal_mask()?;
+        self.set_signal_mask(!(1 << (signal - 1)))?;
+        self.run(libc::PTRACE_CONT)?;
+        match self.stop_again()? {
+            Stop::Signal(s) if s == signal => {}
+            _ => return Err(Errno(libc::EIO)),
+        }
+        // Goes on without it.
+        self.trap()?;
+        self.set_signal_mask(mask)
+    }
+
+    /// Whether this signal waits for the thread or its process.
+    pub fn has_pending(&self, signal: i32) -> Result<bool> {
+        let is = |info: &[u8; 128]| crate::signal::number(info) == signal;
+        Ok(self.pending_signals(false)?.iter().any(is) || self.pending_signals(true)?.iter().any(is))
+    }
+
     /// Makes one blocking call and interrupts it at once, so that the kernel remembers how to go on with it.
     ///
     /// The interruption is pending before the call begins to wait, so no time passes. What it returned is given back, such as

@@ -176,6 +176,40 @@ impl Running {
         self.settle()
     }
 
+    /// [`Running::settle`] for as long as `limit`; gives the thread back when it has not come to rest by then.
+    ///
+    /// A thread in an uninterruptible sleep, such as that of vfork(2), does not stop before it ends.
+    pub fn settle_within(self, limit: std::time::Duration) -> Result<std::result::Result<Waited, Self>> {
+        let began = std::time::Instant::now();
+        let mut pause = std::time::Duration::from_micros(20);
+        let mut thread = self;
+        loop {
+            thread = match thread.try_wait()? {
+                Ok(Waited::Stopped(s, stop @ (Stop::Trap | Stop::Group(_)))) => return Ok(Ok(Waited::Stopped(s, stop))),
+                Ok(Waited::Stopped(s, _)) => {
+                    s.interrupt()?;
+                    let signal = s.held.get();
+                    s.resume(signal)?
+                }
+                Ok(gone @ Waited::Gone(_)) => return Ok(Ok(gone)),
+                Err(thread) => {
+                    let waited = began.elapsed();
+                    if waited > limit {
+                        return Ok(Err(thread));
+                    }
+                    // Mostly it stops at once: the CPU is given away for that, and only then is it worth a sleep.
+                    if waited < std::time::Duration::from_micros(100) {
+                        std::thread::yield_now();
+                    } else {
+                        std::thread::sleep(pause);
+                        pause = (pause * 2).min(std::time::Duration::from_millis(2));
+                    }
+                    thread
+                }
+            };
+        }
+    }
+
     /// The second half of [`Running::stop`], for callers that interrupted many threads first.
     pub fn settle(self) -> Result<Waited> {
         let mut thread = self;

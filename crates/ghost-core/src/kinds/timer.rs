@@ -83,11 +83,19 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             batch.call(format!("timer_settime of timer {}", t.id), nr::TIMER_SETTIME, &args);
         }
         for t in &record.itimers {
-            let spec = batch.data(&spans(t.interval_ns, t.value_ns, 1000));
+            // The kernel adds a tick to the value of those that count CPU time, each time anew.
+            let value_ns = if t.which == 0 { t.value_ns } else { (t.value_ns - tick_ns()).max(1) };
+            let spec = batch.data(&spans(t.interval_ns, value_ns, 1000));
             batch.call(format!("setitimer {}", t.which), nr::SETITIMER, &[t.which.into(), spec.into(), 0.into()]);
         }
     }
     cx.flush_all()
+}
+
+/// Length of the kernel's tick: what a coarse clock resolves.
+fn tick_ns() -> i64 {
+    let tick = rustix::time::clock_getres(rustix::time::ClockId::RealtimeCoarse);
+    tick.tv_sec * NS + tick.tv_nsec
 }
 
 /// struct itimerspec or itimerval: interval and value in seconds and units of `unit` nanoseconds; never rounded to "off".

@@ -18,7 +18,7 @@ use ghost_image::record as rec;
 use ghost_sys::proc::{self, ProcDir, ProcResult};
 use ghost_sys::remote::Batch;
 use ghost_sys::{Pid, nr};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 const PR_SET_DUMPABLE: i32 = 4;
 const PR_SET_CHILD_SUBREAPER: i32 = 36;
@@ -43,7 +43,8 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         .iter()
         .filter_map(|p| Some((p.pid, p.threads.iter().map(|t| t.group_stop).find(|s| *s != 0)?)))
         .collect();
-    let reports: HashSet<Pid> = cx.answers.processes.iter().flat_map(|a| a.stop_reports.iter().copied()).collect();
+    let reports: HashMap<Pid, bool> =
+        cx.answers.processes.iter().flat_map(|a| a.child_reports.iter().copied()).collect();
     for (index, process) in view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()) {
         let (pid, dir, answers) = (process.pid, &process.dir, &cx.answers.processes[index]);
         let rlimits = limits::export(process)?;
@@ -65,10 +66,11 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         (record.loginuid, record.loginuid_set) = loginuid.map_or((0, 0), |uid| (uid, u32::from(uid != NO_LOGIN)));
         let autogroup = proc::read_autogroup(dir).step_on(pid, String::new, "reading autogroup")?;
         record.autogroup_nice = autogroup.map_or(0, |g| g.nice);
+        record.continue_report_pending = reports.get(&pid) == Some(&true);
         if let Some(signal) = stops.get(&pid) {
             record.stopped = true;
             record.stop_signal = *signal as u32;
-            record.stop_report_pending = reports.contains(&pid);
+            record.stop_report_pending = reports.get(&pid) == Some(&false);
         }
     }
     fs::export(cx)

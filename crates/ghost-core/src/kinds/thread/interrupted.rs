@@ -7,8 +7,9 @@
 //! ([`ghost_sys::ptrace::Stopped::call_interrupted`]): then the kernel remembers, and restarts it as it would have.
 //!
 //! What is left is exact where the kernel wrote it to the program (the second argument of `nanosleep(2)`), and else the
-//! limit less the time the thread had been asleep ([`crate::freeze`]).
+//! limit less the time the thread had been asleep ([`crate::asleep`]).
 
+use crate::asleep::Asleep;
 use crate::error::{Context, KindError};
 use ghost_image::record as rec;
 use ghost_sys::Result;
@@ -34,12 +35,18 @@ macro_rules! reg {
 }
 
 /// What is to be known about the call in which a thread was stopped; None when the registers say all.
-pub(super) fn export(general: &[u8], memory: &Memory) -> std::result::Result<Option<rec::Interrupted>, KindError> {
+pub(super) fn export(
+    general: &[u8],
+    memory: &Memory,
+    asleep: Option<Asleep>,
+) -> std::result::Result<Option<rec::Interrupted>, KindError> {
     let nr = reg!(general, orig_rax) as i64;
     let error = reg!(general, rax) as i64;
     if nr < 0 || error != ERESTART_RESTARTBLOCK {
         return Ok(None);
     }
+    let nr = asleep.map_or(nr, |a| a.nr);
+    let age = asleep.and_then(|a| a.age_ns).unwrap_or(0);
     let span = |at: u64| -> std::result::Result<i64, KindError> {
         let mut bytes = [0; 16];
         memory.read(RemoteAddr(at), &mut bytes).step("reading how long it was to sleep")?;
@@ -47,15 +54,19 @@ pub(super) fn export(general: &[u8], memory: &Memory) -> std::result::Result<Opt
         Ok(word(0).saturating_mul(NS).saturating_add(word(1)))
     };
     // The kernel has told the program what remains, if it wished to know.
-    let of = |request: u64, remaining: u64| span(if remaining == 0 { request } else { remaining });
+    let sleep = |request: u64, remaining: u64| match remaining {
+        0 => span(request).map(|ns| ns - age),
+        at => span(at),
+    };
     let remaining_ns = match nr {
-        libc::SYS_nanosleep => of(reg!(general, rdi), reg!(general, rsi))?,
-        libc::SYS_clock_nanosleep => of(reg!(general, rdx), reg!(general, r10))?,
-        libc::SYS_poll => i64::from(reg!(general, rdx) as i32).saturating_mul(1_000_000),
-        libc::SYS_futex if reg!(general, rsi) & FUTEX_CMD_MASK == FUTEX_WAIT => span(reg!(general, r10))?,
+        libc::SYS_nanosleep => sleep(reg!(general, rdi), reg!(general, rsi))?,
+        libc::SYS_clock_nanosleep => sleep(reg!(general, rdx), reg!(general, r10))?,
+        libc::SYS_poll => i64::from(reg!(general, rdx) as i32).saturating_mul(1_000_000) - age,
+        libc::SYS_futex if reg!(general, rsi) & FUTEX_CMD_MASK == FUTEX_WAIT => span(reg!(general, r10))? - age,
         _ => 0,
     };
-    Ok(Some(rec::Interrupted { nr, error, remaining_ns, deadline_ns: 0, clock: reg!(general, rdi) as i32 }))
+    let clock = if nr == libc::SYS_clock_nanosleep { reg!(general, rdi) as i32 } else { 0 };
+    Ok(Some(rec::Interrupted { nr, error, remaining_ns: remaining_ns.max(0), deadline_ns: 0, clock }))
 }
 
 /// Puts a thread in its trap back into the call that `interrupted` describes, and says which rax its registers need.

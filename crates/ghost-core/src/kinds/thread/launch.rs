@@ -226,20 +226,71 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Lets every thread go. Processes that were stopped come first, children before parents.
 pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
-    let mut running = Vec::new();
-    for (building, record) in building.into_iter().zip(&model.processes).rev() {
-        if record.stopped && building.leader.is_some() {
-            let pid = building.pid;
-            // The signal waits for the process to go and stops it before its first instruction.
-            signal(pid, stop_signal(record)).step_on(record.pid, String::new, "stopping it as it was")?;
-            release(building, record.pid)?;
-            wait_until_stopped(pid, record)?;
-        } else {
-            running.push((building, record.pid));
+    let index: HashMap<Pid, usize> = model.processes.iter().enumerate().map(|(i, p)| (p.pid, i)).collect();
+    let mut building: Vec<Option<Building>> = building.into_iter().map(Some).collect();
+    for (i, record) in model.processes.iter().enumerate().rev() {
+        if !record.stopped && !record.continue_report_pending {
+            continue;
+        }
+        let Some(stopping) = building[i].take_if(|b| b.leader.is_some()) else { continue };
+        let pid = stopping.pid;
+        // The signal waits for the process to go and stops it before its first instruction.
+        signal(pid, stop_signal(record)).step_on(record.pid, String::new, "stopping it as it was")?;
+        release(stopping, record.pid)?;
+        wait_until_stopped(pid, record)?;
+        if !record.stopped {
+            signal(pid, libc::SIGCONT).step_on(record.pid, String::new, "continuing it as it was")?;
+        }
+        let parent = index.get(&record.ppid).copied();
+        if let Some((parent, Some(building))) = parent.map(|p| (&model.processes[p], building[p].as_ref())) {
+            let keeps_report = record.stop_report_pending || record.continue_report_pending;
+            settle_parent(model, parent, building, pid, keeps_report).step_on(
+                parent.pid,
+                || format!("child {}", record.pid),
+                "taking back the news of its child's stop",
+            )?;
         }
     }
-    for (building, old) in running.into_iter().rev() {
-        release(building, old)?;
+    for (building, record) in building.into_iter().zip(&model.processes) {
+        if let Some(building) = building {
+            release(building, record.pid)?;
+        }
+    }
+    Ok(())
+}
+
+/// How long the news of a stop may take to reach the parent.
+const NEWS_LIMIT: Duration = Duration::from_millis(100);
+
+/// Takes back what a parent has heard of its child's stop while the tree was built: the signal, and the report of wait(2).
+fn settle_parent(
+    model: &Model,
+    record: &rec::Process,
+    building: &Building,
+    child: Pid,
+    keeps_report: bool,
+) -> ghost_sys::Result<()> {
+    let all = building.leader.iter().chain(&building.threads);
+    let Some(stub) = all.skip(usize::from(record.leader_dead)).next() else { return Ok(()) };
+    let thread = &stub.thread;
+    let action = record.actions.iter().find(|a| a.signal == libc::SIGCHLD as u32);
+    let hears = action.is_none_or(|a| a.handler != 1 && a.flags & libc::SA_NOCLDSTOP as u64 == 0);
+    let is_news = |info: &rec::SigInfo| info.raw.starts_with(&libc::SIGCHLD.to_ne_bytes());
+    if hears && !record.pending.iter().any(is_news) {
+        let began = Instant::now();
+        while !thread.has_pending(libc::SIGCHLD)? && began.elapsed() < NEWS_LIMIT {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        thread.discard(libc::SIGCHLD)?;
+    }
+    if !keeps_report {
+        let at = syscall_instruction(model, record.mm_id, stub.memory()).map_err(|_| Errno(libc::ENOEXEC))?;
+        let (general, mask) = (thread.regset(NT_PRSTATUS)?, thread.signal_mask()?);
+        thread.set_signal_mask(u64::MAX)?;
+        let how = (libc::WUNTRACED | libc::WNOHANG) as u64;
+        thread.call(at, nr::WAIT4, [child as u64, 0, how, 0, 0, 0])?;
+        thread.set_signal_mask(mask)?;
+        thread.set_regset(NT_PRSTATUS, &general)?;
     }
     Ok(())
 }

@@ -19,15 +19,16 @@ use super::process::{self, cred, limits};
 use super::{signal, tree};
 use crate::error::{Blocker, Context, KindError};
 use crate::export::ExportCx;
+use crate::freeze::FrozenThread;
 use crate::import::{Building, ImportCx, remote};
 use crate::inquiry::ThreadAnswers;
 use crate::options::Pids;
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::proc::{self, ProcDir};
-use ghost_sys::ptrace::Stopped;
 use ghost_sys::remote::{Batch, Memory, RemoteAddr, Stub};
-use ghost_sys::{Pid, nr, process as sys_process, sched as sys_sched};
+use ghost_sys::{Pid, kcmp, nr, process as sys_process, sched as sys_sched};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 pub use launch::{go, settle};
@@ -79,6 +80,14 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                     "run ghost with CAP_SYS_ADMIN in the initial user namespace and under no seccomp filter itself",
                 );
             }
+            if let Some(what) = unshared(process, thread) {
+                block(
+                    "unshared",
+                    thread.tid,
+                    what,
+                    "such threads cannot be rebuilt; let the program finish that work first",
+                );
+            }
             if has_shadow_stack(process, thread) {
                 block(
                     "shadow stack",
@@ -101,6 +110,20 @@ fn may_suspend_seccomp() -> bool {
         && proc::read_uid_map(&own).is_ok_and(whole)
 }
 
+/// What a thread has for itself though threads commonly share it, after `unshare(2)`.
+fn unshared(process: &ProcessView, thread: &ThreadView) -> Option<&'static str> {
+    let differs = |what| {
+        thread.tid != process.live && kcmp::kcmp(process.live, thread.tid, what, 0, 0).is_ok_and(Ordering::is_ne)
+    };
+    if differs(kcmp::Resource::Files) {
+        Some("it has a descriptor table of its own (unshare of CLONE_FILES)")
+    } else if differs(kcmp::Resource::Fs) {
+        Some("it has a working directory of its own (unshare of CLONE_FS)")
+    } else {
+        None
+    }
+}
+
 /// Whether `x86_Thread_features` (Linux 6.6) lists a shadow stack.
 fn has_shadow_stack(process: &ProcessView, thread: &ThreadView) -> bool {
     // The mapping is there whenever a thread has one: only then is it worth another look.
@@ -117,8 +140,8 @@ fn has_shadow_stack(process: &ProcessView, thread: &ThreadView) -> bool {
 /// Adds the threads to the process records.
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let view = cx.view;
-    let frozen: HashMap<Pid, &Stopped> =
-        cx.frozen.processes.iter().flat_map(|p| &p.threads).map(|t| (t.stopped.tid(), &t.stopped)).collect();
+    let frozen: HashMap<Pid, &FrozenThread> =
+        cx.frozen.processes.iter().flat_map(|p| &p.threads).map(|t| (t.stopped.tid(), t)).collect();
     let mut filters = Filters::default();
     let fair_slice = sys_sched::attributes(0).map_or(0, |a| a.runtime);
     let all_cpus = sched::online_cpus();
@@ -126,17 +149,18 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         if process.is_zombie() {
             continue;
         }
-        let memory = Memory::open(process.pid).step_on(process.pid, String::new, "opening its memory")?;
+        let memory = Memory::open(process.live).step_on(process.pid, String::new, "opening its memory")?;
         let mut threads = Vec::with_capacity(process.threads.len());
         for (thread, answers) in process.threads.iter().zip(&cx.answers.processes[index].threads) {
             let comm = String::from_utf8_lossy(&thread.status.name).into_owned();
-            let Some(stopped) = frozen.get(&thread.tid) else {
+            let Some(frozen) = frozen.get(&thread.tid) else {
                 // Only a leader stays behind when it ends before its threads.
                 threads.push(rec::Thread { tid: thread.tid, comm, ..rec::Thread::default() });
                 continue;
             };
+            let stopped = &frozen.stopped;
             let what = || format!("tid {}", thread.tid);
-            let mut record = export_thread(thread, stopped, answers, &memory).map_err(|e| e.on(process.pid, what()))?;
+            let mut record = export_thread(thread, frozen, answers, &memory).map_err(|e| e.on(process.pid, what()))?;
             record.sched = Some(sched::export(thread.tid, fair_slice, all_cpus).step_on(
                 process.pid,
                 what,
@@ -175,10 +199,11 @@ impl Filters {
 
 fn export_thread(
     thread: &ThreadView,
-    stopped: &Stopped,
+    frozen: &FrozenThread,
     answers: &ThreadAnswers,
     memory: &Memory,
 ) -> Result<rec::Thread, KindError> {
+    let stopped = &frozen.stopped;
     let mut general = answers.registers.clone();
     let rseq = stopped.rseq().step("reading its rseq registration")?;
     if let Some((area, ..)) = rseq {
@@ -194,7 +219,7 @@ fn export_thread(
     });
     Ok(rec::Thread {
         tid: thread.tid,
-        interrupted: interrupted::export(&general, memory)?,
+        interrupted: interrupted::export(&general, memory, frozen.asleep)?,
         registers: Some(rec::Registers {
             general,
             xstate: stopped.xstate().step("reading its vector registers")?,

@@ -20,7 +20,7 @@ use crate::export::ExportCx;
 use crate::view::{ProcessView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::Pid;
-use ghost_sys::proc::{self, InSyscall};
+use ghost_sys::proc::{self, InSyscall, ProcDir};
 use std::collections::HashSet;
 
 pub use build::import;
@@ -63,13 +63,6 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                 );
             }
         }
-        if let Some(tid) = waits_for_vfork(process) {
-            block(
-                "vfork",
-                format!("thread {tid} waits in vfork for a child that still runs in its memory"),
-                "try again when the child has called exec or ended",
-            );
-        }
         if shared_flags(view, index).is_some_and(|(flags, _)| flags != 0) && forkers(view, index).is_empty() {
             block(
                 "clone sharing",
@@ -77,28 +70,34 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                 "end one of the two first",
             );
         }
+        let held = |t: &&crate::view::ThreadView| process.dir.thread(t.tid).is_ok_and(|d| in_vfork(&d, &t.status));
+        if let Some(thread) = process.threads.iter().find(held) {
+            out.push(vfork_blocker(process.pid, process.comm(), thread.tid));
+        }
     }
 }
 
-/// The thread that is held up by vfork(2), posix_spawn(3) or their like.
-fn waits_for_vfork(process: &ProcessView) -> Option<Pid> {
-    let held = |tid: Pid, status: &proc::Status| {
-        // Killable but not interruptible: nothing else of clone(2) sleeps like that.
-        if status.state != b'D' {
-            return false;
-        }
-        let call = process.dir.thread(tid).and_then(|d| proc::read_syscall(&d));
-        match call {
-            Ok(InSyscall::Call { nr, args, .. }) => match nr {
-                libc::SYS_vfork => true,
-                libc::SYS_clone => args[0] & CLONE_VFORK != 0,
-                libc::SYS_clone3 => true,
-                _ => false,
-            },
+/// Whether a thread is held up by vfork(2), posix_spawn(3) or their like.
+pub(crate) fn in_vfork(dir: &ProcDir, status: &proc::Status) -> bool {
+    // Killable but not interruptible: nothing else of clone(2) sleeps like that.
+    status.state == b'D'
+        && match proc::read_syscall(dir) {
+            Ok(InSyscall::Call { nr: libc::SYS_vfork | libc::SYS_clone3, .. }) => true,
+            Ok(InSyscall::Call { nr: libc::SYS_clone, args, .. }) => args[0] & CLONE_VFORK != 0,
             _ => false,
         }
-    };
-    process.threads.iter().find(|t| held(t.tid, &t.status)).map(|t| t.tid)
+}
+
+/// What stands in the way of a process that is held up by vfork(2).
+pub(crate) fn vfork_blocker(pid: Pid, comm: String, tid: Pid) -> Blocker {
+    Blocker {
+        pid,
+        comm,
+        kind: "vfork",
+        subject: format!("thread {tid}"),
+        why: "it waits in vfork for a child that still runs in its memory".into(),
+        advice: "try again when the child has called exec or ended".into(),
+    }
 }
 
 /// What a process shares, as clone flags, each with the earlier process it shares it with.
@@ -191,11 +190,11 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
 ///
 /// 0 is the kernel's word for one that is outside of the pid namespace.
 fn is_outside(id: Pid, inside: &HashSet<Pid>) -> bool {
-    id == 0 || (!inside.contains(&id) && proc::ProcDir::open(id).is_ok())
+    id == 0 || (!inside.contains(&id) && ProcDir::open(id).is_ok())
 }
 
 /// Whether a pid or tid of the ghost is in use on this host.
 pub fn any_pid_taken(model: &crate::model::Model) -> bool {
     let tids = model.processes.iter().flat_map(|p| p.threads.iter().map(|t| t.tid).chain([p.pid]));
-    tids.into_iter().any(|pid| proc::ProcDir::open(pid).is_ok())
+    tids.into_iter().any(|pid| ProcDir::open(pid).is_ok())
 }

@@ -77,11 +77,15 @@ mod tests {
     #[test]
     fn the_holder_is_named() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        // It has our name until it has called exec.
+        while !holder(child.id() as Pid).contains("sleep") {
+            std::thread::yield_now();
+        }
         let said = holder(child.id() as Pid);
         child.kill().unwrap();
         let dead = {
             // Ended and not waited for.
-            while proc::state(child.id() as Pid, child.id() as Pid) != Some(b'Z') {
+            while !holder(child.id() as Pid).contains("has ended") {
                 std::thread::yield_now();
             }
             holder(child.id() as Pid)
