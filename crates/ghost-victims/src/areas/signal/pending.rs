@@ -16,7 +16,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         keep(v);
         v.wait();
         for signo in [libc::SIGUSR1, libc::SIGTERM] {
-            v.eq("signal", Some(Taken { signo, code: SI_USER, value: 0, pid, uid }), taken(signo));
+            v.eq("signal", Some(Taken { signo, code: SI_USER, value: 0, pid, uid }), taken(signo, pid));
         }
         none_left(v);
     }),
@@ -30,7 +30,7 @@ pub(super) const VICTIMS: &[Victim] = &[
             keep(t);
             t.wait();
             let expected = (i > 0).then_some(Taken { signo: libc::SIGUSR2, code: SI_TKILL, value: 0, pid, uid });
-            t.eq("signal", expected, taken(libc::SIGUSR2));
+            t.eq("signal", expected, taken(libc::SIGUSR2, pid));
         });
         v.wait();
         v.eq("what the first thread may take", None, take(&[libc::SIGUSR2]));
@@ -155,9 +155,11 @@ fn keep(v: &mut Ctx) {
     v.keep("ShdPnd", || proc::thread_status("ShdPnd"));
 }
 
-/// Takes one signal; what is not a value is left out.
-fn taken(signo: i32) -> Option<Taken> {
-    take(&[signo]).map(|t| Taken { value: 0, ..t })
+/// Takes one signal that this process sent itself when it was `sender`.
+///
+/// What is no value is left out. After a duplication the process has another pid; the siginfo may hold either.
+fn taken(signo: i32, sender: i32) -> Option<Taken> {
+    take(&[signo]).map(|t| Taken { value: 0, pid: if t.pid == call!(getpid()) { sender } else { t.pid }, ..t })
 }
 
 fn none_left(v: &mut Ctx) {
