@@ -264,6 +264,21 @@ impl Case {
         Ok(())
     }
 
+    /// Stops every process of the victim by SIGSTOP, and continues all of them.
+    pub fn stop_and_continue(&self) -> Result<(), String> {
+        use rustix::process::{Pid, Signal, kill_process};
+        let ready = read(&self.dir.join("v/ready"));
+        let tree = ready.lines().find_map(|l| l.strip_prefix("tree ")).ok_or("no tree in DIR/ready")?;
+        for signal in [Signal::STOP, Signal::CONT] {
+            for pid in tree.split_whitespace() {
+                let pid = pid.parse().ok().and_then(Pid::from_raw).ok_or_else(|| format!("no pid: {pid}"))?;
+                kill_process(pid, signal).map_err(|e| format!("{signal:?} to {pid:?}: {e}"))?;
+            }
+            std::thread::sleep(Duration::from_millis(60));
+        }
+        Ok(())
+    }
+
     /// The victim was left running.
     pub fn still_runs(&mut self) -> Result<(), String> {
         let state = read(Path::new(&format!("/proc/{}/status", self.pid)));

@@ -8,6 +8,8 @@ use std::process::Stdio;
 pub enum Mechanism {
     /// Nothing happens: what fails here is the victim's own fault.
     Alone,
+    /// Stopped and continued by signals: the least that any mechanism does to it.
+    Stop,
     /// Checkpointed, and left running.
     Leave,
     /// Checkpointed to a file, killed, restarted.
@@ -28,16 +30,17 @@ pub enum Mechanism {
     Refuse,
 }
 
-use Mechanism::{Alone, Disk, Duplicate, Leave, Memory, Migrate, Network, Pipe, Refuse, Twice};
+use Mechanism::{Alone, Disk, Duplicate, Leave, Memory, Migrate, Network, Pipe, Refuse, Stop, Twice};
 
 impl Mechanism {
     /// All of them.
-    pub const ALL: &[Mechanism] = &[Alone, Leave, Disk, Memory, Pipe, Network, Migrate, Duplicate, Twice, Refuse];
+    pub const ALL: &[Mechanism] = &[Alone, Stop, Leave, Disk, Memory, Pipe, Network, Migrate, Duplicate, Twice, Refuse];
 
     /// Its name in a test's name.
     pub fn name(self) -> &'static str {
         match self {
             Alone => "alone",
+            Stop => "stop",
             Leave => "leave",
             Disk => "disk",
             Memory => "memory",
@@ -73,6 +76,7 @@ impl Mechanism {
         let disk = format!("disk:{file}");
         match self {
             Alone => std::thread::sleep(std::time::Duration::from_millis(50)),
+            Stop => case.stop_and_continue()?,
             Leave => {
                 case.ghost(&["checkpoint", &pid, "-o", &disk])?;
                 case.still_runs()?;

@@ -64,6 +64,9 @@ fn trial(p: &Programs, v: &Victim, m: Mechanism, gap: Option<String>, base: &std
     let name = format!("{}::{}", v.name, m.name());
     Trial::ignorable_test(name.clone(), move || {
         let note = |text: String| notes.lock().expect("nobody panics while it holds the notes").push(text);
+        if m == Mechanism::Stop && v.has("nostop") {
+            return Ok(Completion::ignored_with("the victim can see a stop signal"));
+        }
         if m == Mechanism::Duplicate {
             if v.has("samepid") {
                 return Ok(Completion::ignored_with("the victim depends on its pid"));
