@@ -185,11 +185,18 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
     }
     // A leader that has ended before its threads has neither memory nor descriptors any more.
     let live = if status.is_dead() { threads.iter().find(|t| !t.status.is_dead()).map_or(pid, |t| t.tid) } else { pid };
-    let (dir, pidfd) = if live == pid {
-        (dir, pidfd)
+    let (dir, pidfd, stat, status) = if live == pid {
+        (dir, pidfd, stat, status)
     } else {
-        let fd = pidfd::open_thread(live).step_on(pid, || format!("tid {live}"), "pidfd_open of a thread")?;
-        (ProcDir::open(live).step_on(pid, || format!("tid {live}"), "looking at the process")?, fd)
+        let what = || format!("tid {live}");
+        let fd = pidfd::open_thread(live).step_on(pid, what, "pidfd_open of a thread")?;
+        let dir = ProcDir::open(live).step_on(pid, what, "looking at the process")?;
+        let seen = proc::read_stat(&dir).step_on(pid, what, "looking at the process")?;
+        let umask = proc::read_status(&dir).step_on(pid, what, "looking at the process")?.umask;
+        // Who it is says the leader, what its memory is says the thread.
+        let (state, exit_signal, exit_code) = (stat.state, stat.exit_signal, stat.exit_code);
+        let stat = proc::Stat { pid, comm: stat.comm, state, exit_signal, exit_code, ..seen };
+        (dir, fd, stat, proc::Status { umask, ..status })
     };
     Ok(Some(ProcessView {
         pid,

@@ -8,7 +8,7 @@
 //! While the tree was made, helpers and zombies ended and left their SIGCHLD: ignoring a signal for a moment takes it out of
 //! every queue, so each action is set twice. Masks are full until the last moment.
 //!
-//! Lost: the link between a POSIX timer and its signal that already waits, so `timer_getoverrun(2)` in that handler says 0.
+//! The signal of a periodic POSIX timer is sent again by the timer itself ([`super::timer`]).
 
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
@@ -72,6 +72,12 @@ pub(super) fn pending(thread: &Stopped, process_wide: bool, bits: u64) -> Result
 
 fn field(raw: &[u8], at: usize) -> i32 {
     raw.get(at..at + 4).map_or(0, |b| i32::from_ne_bytes(b.try_into().expect("four bytes")))
+}
+
+/// Whether this signal was sent by the POSIX timer with this id.
+pub(super) fn is_of_timer(info: &rec::SigInfo, id: i32) -> bool {
+    const SI_TIMER: i32 = -2;
+    field(&info.raw, 8) == SI_TIMER && field(&info.raw, 16) == id
 }
 
 /// Queues the sending of these signals by a process (or one thread of it) to itself.

@@ -4,18 +4,22 @@
 //! the process itself. A timer keeps its id: with PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15) the program's number is given to
 //! `timer_create(2)`; before, ids are handed out in ascending order, so timers are made and deleted up to the one that is due.
 //!
-//! Each goes on with the time that was left at the freeze. Lost: the count of expirations that `timer_getoverrun(2)` would tell.
+//! Each goes on with the time that was left at the freeze. A periodic timer whose signal waits to be taken counts what it missed
+//! until then: it is armed for one interval ago, so that it sends that signal itself and counts on in step. Lost: the
+//! expirations that it had counted before the checkpoint, which the kernel tells only with the signal.
 //! Refused: nothing. A CPU-time clock counts from the new process's own zero, but what is left of the timer is kept.
 
 use crate::error::{Blocker, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
+use crate::kinds::signal;
 use crate::view::TreeView;
 use ghost_image::record as rec;
 use ghost_sys::remote::Batch;
 use ghost_sys::{Pid, nr};
 
 const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
+const TIMER_ABSTIME: i32 = 1;
 const NS: i64 = 1_000_000_000;
 /// Ids that are reached by making and deleting timers; each costs two calls.
 const REACHABLE: i32 = 20_000;
@@ -50,9 +54,18 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
                 interval_ns: t.interval_ns,
                 value_ns: t.value_ns,
                 overrun: t.overrun,
+                signal_waits: false,
             })
             .collect();
         record.posix_timers.sort_unstable_by_key(|t| t.id);
+        for timer in record.posix_timers.iter_mut().filter(|t| t.interval_ns > 0 && has_time_of_day(t.clock)) {
+            let queues = record.threads.iter_mut().map(|t| &mut t.pending).chain([&mut record.pending]);
+            for queue in queues {
+                let before = queue.len();
+                queue.retain(|info| !signal::is_of_timer(info, timer.id));
+                timer.signal_waits |= queue.len() < before;
+            }
+        }
     }
     Ok(())
 }
@@ -78,8 +91,12 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         let batch = &mut cx.building[index].batch;
         for t in &record.posix_timers {
-            let spec = batch.data(&spans(t.interval_ns, t.value_ns, 1));
-            let args = [t.id.into(), 0.into(), spec.into(), 0.into()];
+            let (flags, value_ns) = match t.signal_waits {
+                true => (TIMER_ABSTIME, one_interval_ago(t)),
+                false => (0, t.value_ns),
+            };
+            let spec = batch.data(&spans(t.interval_ns, value_ns, 1));
+            let args = [t.id.into(), flags.into(), spec.into(), 0.into()];
             batch.call(format!("timer_settime of timer {}", t.id), nr::TIMER_SETTIME, &args);
         }
         for t in &record.itimers {
@@ -90,6 +107,17 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
     }
     cx.flush_all()
+}
+
+/// Whether this clock runs by itself, so that a time on it can be given: not one of CPU time.
+fn has_time_of_day(clock: i32) -> bool {
+    clock >= 0 && !matches!(clock, libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// The time on its clock at which a timer expired last, going by when it will next.
+fn one_interval_ago(t: &rec::PosixTimer) -> i64 {
+    let now = ghost_sys::clock::now_ns(t.clock).unwrap_or(1);
+    (now + t.value_ns - t.interval_ns).max(1)
 }
 
 /// Length of the kernel's tick: what a coarse clock resolves.

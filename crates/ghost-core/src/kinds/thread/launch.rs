@@ -299,7 +299,8 @@ fn settle_parent(
 fn stop_signal(record: &rec::Process) -> i32 {
     let signal = record.stop_signal;
     let handled = record.actions.iter().any(|a| a.signal == signal);
-    let blocked = record.threads.iter().any(|t| t.signal_mask >> signal.wrapping_sub(1) & 1 != 0);
+    let blocked =
+        record.threads.iter().any(|t| t.signal_mask.checked_shr(signal.wrapping_sub(1)).unwrap_or(0) & 1 != 0);
     let stops = matches!(signal as i32, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
     if stops && record.stop_report_pending && !handled && !blocked { signal as i32 } else { libc::SIGSTOP }
 }
