@@ -150,7 +150,8 @@ fn until(child: &mut Child, seconds: u32, what: &str, files: &[&str]) -> Result<
 /// and with it everything that is left in it; when the caller dies, too.
 pub fn namespace(reaped: Option<&str>, cmd: &[&str]) -> ExitCode {
     must!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
-    must!(unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS));
+    // System V objects outlive a victim that is killed: they end with the namespace.
+    must!(unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC));
     let init = must!(fork());
     if init == 0 {
         call!(_exit(as_init(reaped, cmd)));

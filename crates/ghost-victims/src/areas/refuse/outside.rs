@@ -145,7 +145,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         fd::raw("epoll_wait", libc::SYS_epoll_wait, [ep.into(), out.as_mut_ptr() as i64, 2, 0, 0, 0])?;
         same("epoll is alive", 0, fd::fcntl(ep, libc::F_GETFL, 0)? & i64::from(libc::O_NONBLOCK))?;
     }),
-    row!("traced", [Flag::Refuse("traced")], |s| {
+    row!("traced", [Flag::Refuse("traced"), Flag::NoStop], |s| {
         // A debugger inside the tree.
         let leave = s.path("leave");
         let pid = s.spawn(|c| {
