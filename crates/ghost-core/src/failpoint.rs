@@ -34,7 +34,9 @@ pub fn hit(name: &str) -> Result<(), KindError> {
 /// The same for a point of each kind: `export.kind.memory`.
 pub fn hit_named(group: &str, name: &str) -> Result<(), KindError> {
     match asked() {
-        Some((asked, how)) if asked.strip_prefix(group).and_then(|r| r.strip_prefix('.')) == Some(name) => fire(asked, *how),
+        Some((asked, how)) if asked.strip_prefix(group).and_then(|r| r.strip_prefix('.')) == Some(name) => {
+            fire(asked, *how)
+        }
         _ => Ok(()),
     }
 }

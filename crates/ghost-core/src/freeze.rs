@@ -145,7 +145,11 @@ fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Opti
             match rest(running, pid)? {
                 Some((thread, group_stop)) => {
                     if group_stop == 0 {
-                        asleep::restart_later(&thread).step_on(pid, || format!("tid {tid}"), "looking at its registers")?;
+                        asleep::restart_later(&thread).step_on(
+                            pid,
+                            || format!("tid {tid}"),
+                            "looking at its registers",
+                        )?;
                     }
                     let thread = FrozenThread { stopped: thread, group_stop, asleep };
                     stopped.insert(tid, thread);
@@ -187,14 +191,16 @@ fn rest(running: Running, pid: Pid) -> Result<Option<(Stopped, i32)>, KindError>
     let began = Instant::now();
     let mut running = running;
     loop {
-        let settled = running.settle_within(PATIENCE).step_on(pid, || format!("tid {tid}"), "waiting for it to stop")?;
+        let settled =
+            running.settle_within(PATIENCE).step_on(pid, || format!("tid {tid}"), "waiting for it to stop")?;
         running = match settled {
             Ok(Waited::Stopped(stopped, Stop::Group(signal))) => return Ok(Some((stopped, signal))),
             Ok(Waited::Stopped(stopped, _)) => return Ok(Some((stopped, 0))),
             Ok(Waited::Gone(_)) => return Ok(None),
             Err(running) => running,
         };
-        let dir = ProcDir::open(pid).and_then(|d| d.thread(tid)).step_on(pid, String::new, "looking what holds it up")?;
+        let dir =
+            ProcDir::open(pid).and_then(|d| d.thread(tid)).step_on(pid, String::new, "looking what holds it up")?;
         let Ok(status) = proc::read_status(&dir) else { continue };
         if crate::kinds::tree::in_vfork(&dir, &status) {
             let comm = String::from_utf8_lossy(&status.name).into_owned();
@@ -203,14 +209,20 @@ fn rest(running: Running, pid: Pid) -> Result<Option<(Stopped, i32)>, KindError>
         }
         if began.elapsed() > LIMIT {
             let what = proc::read_wchan(&dir).ok().flatten().unwrap_or_else(|| "an uninterruptible sleep".into());
-            let e = KindError::conflict("waiting for it to stop", format!("it stays in {what} (state {})", status.state as char));
-            return Err(e.on(pid, format!("tid {tid}")).advise("wait until its disk or file server answers, and try again"));
+            let e = KindError::conflict(
+                "waiting for it to stop",
+                format!("it stays in {what} (state {})", status.state as char),
+            );
+            return Err(e
+                .on(pid, format!("tid {tid}"))
+                .advise("wait until its disk or file server answers, and try again"));
         }
     }
 }
 
 fn refused_by_ptrace(pid: Pid, tid: Pid, e: Errno) -> KindError {
-    let tracer = ProcDir::open(pid).and_then(|d| d.thread(tid)).and_then(|d| proc::read_status(&d)).ok().map(|s| s.tracer_pid);
+    let tracer =
+        ProcDir::open(pid).and_then(|d| d.thread(tid)).and_then(|d| proc::read_status(&d)).ok().map(|s| s.tracer_pid);
     let error = KindError::new("PTRACE_SEIZE", e).on(pid, format!("tid {tid}"));
     match tracer {
         Some(tracer) if tracer > 0 => {

@@ -148,11 +148,20 @@ const UNDONE: &str = "nothing was left behind; the ghost is as it was";
 /// Builds the tree that a ghost holds, up to the last step.
 pub fn prepare(action: Action, intake: &mut Intake<'_>, options: &ImportOptions) -> Result<Prepared, Error> {
     let mut report = Report::start();
-    prepare_inner(action, intake, options, &mut report)
-        .map_err(|what| Error::Failed { action, process: String::new(), what, aftermath: UNDONE.to_owned() })
+    prepare_inner(action, intake, options, &mut report).map_err(|what| Error::Failed {
+        action,
+        process: String::new(),
+        what,
+        aftermath: UNDONE.to_owned(),
+    })
 }
 
-fn prepare_inner(action: Action, intake: &mut Intake<'_>, options: &ImportOptions, report: &mut Report) -> Result<Prepared, KindError> {
+fn prepare_inner(
+    action: Action,
+    intake: &mut Intake<'_>,
+    options: &ImportOptions,
+    report: &mut Report,
+) -> Result<Prepared, KindError> {
     let model = intake.records()?;
     report.stage("records");
     crate::failpoint::hit("import.records")?;
@@ -312,7 +321,10 @@ fn layout(model: &Model) -> Result<StubLayout, KindError> {
         base = end.next_multiple_of(4096);
     }
     if base + need > 0x5000_0000_0000 {
-        return Err(KindError::conflict("choosing room for the executor", "the address spaces of the tree leave none free"));
+        return Err(KindError::conflict(
+            "choosing room for the executor",
+            "the address spaces of the tree leave none free",
+        ));
     }
     Ok(StubLayout { base: RemoteAddr(base), data_len: data_len.next_multiple_of(4096) })
 }

@@ -7,14 +7,14 @@
 //! speculation switches. The questions of the process travel in the batch of its first living thread.
 //!
 //! Registers and signal mask are read *before* the puppet enters: afterwards an interrupted system call has already
-//! been turned into its restart, and what it was can't be told any more.
+//! been turned into its restart, and what it was can't be told any more; and the restartable sequence that it was in is forgotten.
 
 use crate::error::{Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_sys::proc::{self, PosixTimer};
 use ghost_sys::ptrace::{self, NT_PRSTATUS, Stopped};
-use ghost_sys::remote::{Arg, Batch, DataRef, Executor, Outcome, Puppet, Slot};
+use ghost_sys::remote::{Arg, Batch, DataRef, Executor, Memory, Outcome, Puppet, RemoteAddr, Slot};
 use ghost_sys::{Pid, nr};
 use std::collections::HashMap;
 
@@ -153,6 +153,7 @@ fn ask_process(
     let pid = process.pid;
     let by_tid: HashMap<Pid, &FrozenThread> = frozen.threads.iter().map(|t| (t.stopped.tid(), t)).collect();
     let timers = proc::read_timers(&process.dir).step_on(pid, String::new, "listing its POSIX timers")?;
+    let memory = Memory::open(process.live).step_on(pid, String::new, "opening its memory")?;
     let mut puppet = Puppet::new(process.live).step_on(pid, String::new, "preparing to ask it")?;
     let mut answers = ProcessAnswers::default();
     let mut asked = false;
@@ -164,7 +165,10 @@ fn ask_process(
         let what = || format!("tid {}", thread.tid);
         let stopped = &frozen.stopped;
         may_enter(thread, stopped).map_err(|e| e.on(pid, what()))?;
-        let registers = stopped.regset(NT_PRSTATUS).step_on(pid, what, "reading its registers")?;
+        let mut registers = stopped.regset(NT_PRSTATUS).step_on(pid, what, "reading its registers")?;
+        if let Some((area, ..)) = stopped.rseq().step_on(pid, what, "reading its rseq registration")? {
+            abort_critical_section(&mut registers, area, &memory).map_err(|e| e.on(pid, what()))?;
+        }
         let signal_mask = stopped.signal_mask().step_on(pid, what, "reading its signal mask")?;
         let mut batch = Batch::new();
         let questions = ThreadQuestions::queue(&mut batch);
@@ -181,6 +185,29 @@ fn ask_process(
     let first = &frozen.threads[0].stopped;
     puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;
     Ok(answers)
+}
+
+/// Moves the instruction pointer to the abort handler when it is within the critical section that its rseq area names.
+///
+/// The program may be continued on another CPU: that is what the section must not live to see. The kernel can't do it for
+/// us later, and nor can we: it forgets the section as soon as the thread returns to user space anywhere else, as it does
+/// to answer us.
+fn abort_critical_section(general: &mut [u8], area: u64, memory: &Memory) -> Result<(), KindError> {
+    const RSEQ_CS: u64 = 8;
+    const RIP: usize = std::mem::offset_of!(libc::user_regs_struct, rip);
+    let section = memory.read_u64(RemoteAddr(area).plus(RSEQ_CS)).unwrap_or(0);
+    if section == 0 {
+        return Ok(());
+    }
+    // struct rseq_cs: version and flags, start, length, abort address.
+    let mut words = [0; 32];
+    memory.read(RemoteAddr(section), &mut words).step("reading its rseq critical section")?;
+    let word = |i: usize| u64::from_ne_bytes(words[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
+    let rip = u64::from_ne_bytes(general[RIP..RIP + 8].try_into().expect("eight bytes"));
+    if rip.wrapping_sub(word(1)) < word(2) {
+        general[RIP..RIP + 8].copy_from_slice(&word(3).to_ne_bytes());
+    }
+    Ok(())
 }
 
 /// Whether calls made inside a thread would be judged by its seccomp filters, which may end it.

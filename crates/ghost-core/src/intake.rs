@@ -80,7 +80,10 @@ impl<'g> Intake<'g> {
     }
 
     /// Calls `place` for every page section to the end. Only when this returns is the ghost known to be whole.
-    pub fn pages(&mut self, mut place: impl FnMut(&rec::PageHead, &[u8]) -> Result<(), KindError>) -> Result<(), KindError> {
+    pub fn pages(
+        &mut self,
+        mut place: impl FnMut(&rec::PageHead, &[u8]) -> Result<(), KindError>,
+    ) -> Result<(), KindError> {
         while let Some((head, bytes)) = self.spooled.pop_front() {
             place(&head, &bytes)?;
         }

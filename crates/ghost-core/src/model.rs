@@ -54,7 +54,7 @@ macro_rules! tables {
 
 impl Model {
     tables! { processes: Process, mms: Mm, shmems: Shmem, fd_tables: FdTable, files: File, fs: Fs, pipes: Pipe,
-        contents: Content, posix_locks: PosixLocks, seccomp_filters: SeccompFilter }
+    contents: Content, posix_locks: PosixLocks, seccomp_filters: SeccompFilter }
 
     /// The process with this pid.
     pub fn process(&self, pid: i32) -> Option<&rec::Process> {

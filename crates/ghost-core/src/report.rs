@@ -28,7 +28,17 @@ impl Report {
     /// Starts the clock.
     pub fn start() -> Self {
         let now = Instant::now();
-        Self { began: now, last: now, stages: Vec::new(), processes: 0, threads: 0, bytes_read: 0, page_bytes: 0, ghost_bytes: 0, notes: Vec::new() }
+        Self {
+            began: now,
+            last: now,
+            stages: Vec::new(),
+            processes: 0,
+            threads: 0,
+            bytes_read: 0,
+            page_bytes: 0,
+            ghost_bytes: 0,
+            notes: Vec::new(),
+        }
     }
     /// Ends a stage.
     pub fn stage(&mut self, name: &'static str) {

@@ -94,7 +94,12 @@ impl TreeView {
     /// A process that has gone meanwhile is left out, unless it is the root.
     pub fn collect(pids: &[Pid]) -> Result<Self, KindError> {
         let mut view = Self::default();
-        let mut sharers = [Sharers::new(Resource::Vm), Sharers::new(Resource::Files), Sharers::new(Resource::Fs), Sharers::new(Resource::Sighand)];
+        let mut sharers = [
+            Sharers::new(Resource::Vm),
+            Sharers::new(Resource::Files),
+            Sharers::new(Resource::Fs),
+            Sharers::new(Resource::Sighand),
+        ];
         for &pid in pids {
             let index = view.processes.len();
             let Some(mut process) = look(pid, index == 0)? else { continue };

@@ -10,8 +10,8 @@ use crate::export::PageSource;
 use crate::import::ImportCx;
 use crate::options::Progress;
 use crate::view::ProcessView;
-use ghost_image::record as rec;
 use ghost_image::ImageWriter;
+use ghost_image::record as rec;
 use ghost_sys::remote::{Executor, Memory, RemoteAddr};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -180,15 +180,17 @@ impl From<'_> {
             Self::Memory(memory) => {
                 let ranges: Vec<_> = portion.iter().map(|&(at, len)| (RemoteAddr(at), len)).collect();
                 // Pages without read permission are only readable by force, range by range.
-                memory.read_ranges(&ranges, bytes).or_else(|_| {
-                    let mut rest = bytes;
-                    ranges.iter().try_for_each(|&(at, len)| {
-                        let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
-                        rest = later;
-                        memory.read_forced(at, now)
+                memory
+                    .read_ranges(&ranges, bytes)
+                    .or_else(|_| {
+                        let mut rest = bytes;
+                        ranges.iter().try_for_each(|&(at, len)| {
+                            let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
+                            rest = later;
+                            memory.read_forced(at, now)
+                        })
                     })
-                })
-                .step_on(pid, || format!("memory at {:x}", portion[0].0), "reading pages")
+                    .step_on(pid, || format!("memory at {:x}", portion[0].0), "reading pages")
             }
             Self::File(file) => {
                 let mut rest = bytes;
@@ -197,7 +199,9 @@ impl From<'_> {
                     rest = later;
                     let mut done = 0;
                     while done < len {
-                        match rustix::io::pread(file, &mut now[done..], at + done as u64).step("reading an inode's bytes")? {
+                        match rustix::io::pread(file, &mut now[done..], at + done as u64)
+                            .step("reading an inode's bytes")?
+                        {
                             0 => break, // the last page of a file is filled up with zeros
                             n => done += n,
                         }
@@ -215,8 +219,9 @@ fn extents(file: &OwnedFd, size: u64) -> Result<Vec<(u64, u64)>, KindError> {
     use rustix::fs::SeekFrom;
     // A description of our own: the offset of the program's must not move.
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
-    let own = rustix::fs::open(&path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .step("reopening an inode")?;
+    let own =
+        rustix::fs::open(&path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            .step("reopening an inode")?;
     let mut list: Vec<(u64, u64)> = Vec::new();
     let mut at = 0;
     while at < size {
@@ -268,7 +273,12 @@ fn is_zero(page: &[u8]) -> bool {
 }
 
 /// Puts the pages of one section where they belong.
-pub fn import(cx: &ImportCx<'_>, users: &std::collections::HashMap<u32, usize>, head: &rec::PageHead, bytes: &[u8]) -> Result<(), KindError> {
+pub fn import(
+    cx: &ImportCx<'_>,
+    users: &std::collections::HashMap<u32, usize>,
+    head: &rec::PageHead,
+    bytes: &[u8],
+) -> Result<(), KindError> {
     let filled = head.runs.iter().filter(|r| !r.zero);
     match head.owner {
         OWNER_MM => {
@@ -290,7 +300,8 @@ pub fn import(cx: &ImportCx<'_>, users: &std::collections::HashMap<u32, usize>, 
                 let len = now.len().min(size.saturating_sub(run.start) as usize);
                 let mut done = 0;
                 while done < len {
-                    done += rustix::io::pwrite(file.as_fd(), &now[done..len], run.start + done as u64).step("writing an inode's bytes")?;
+                    done += rustix::io::pwrite(file.as_fd(), &now[done..len], run.start + done as u64)
+                        .step("writing an inode's bytes")?;
                 }
             }
             Ok(())
@@ -300,7 +311,10 @@ pub fn import(cx: &ImportCx<'_>, users: &std::collections::HashMap<u32, usize>, 
 }
 
 fn alien(head: &rec::PageHead) -> KindError {
-    KindError::conflict("placing pages", format!("the ghost has pages for object {}/{} and does not describe it", head.owner, head.id))
+    KindError::conflict(
+        "placing pages",
+        format!("the ghost has pages for object {}/{} and does not describe it", head.owner, head.id),
+    )
 }
 
 /// Pages of zeros that hide what a file has there are pages all the same; anonymous memory reads as zeros by itself.

@@ -55,7 +55,11 @@ impl Here {
             if specials(mm).any(|v| v.special() == self.maps[i].0) {
                 remap(batch, start, end - start, to);
             } else {
-                batch.call("munmap of a vDSO that the program had unmapped", libc::SYS_munmap, &[start.into(), (end - start).into()]);
+                batch.call(
+                    "munmap of a vDSO that the program had unmapped",
+                    libc::SYS_munmap,
+                    &[start.into(), (end - start).into()],
+                );
             }
         }
         Ok(())

@@ -49,17 +49,27 @@ fn backing(smap: &Smap) -> Backing {
         b"[stack]" => Backing::Anonymous,
         b"[uprobes]" => Backing::Alien("uprobes", "a tracer has put probes into this program"),
         b"/[aio] (deleted)" => Backing::Special(Special::AioRing),
-        b"/secretmem (deleted)" => Backing::Alien("memfd_secret", "memory hidden from the kernel itself cannot be read"),
+        b"/secretmem (deleted)" => {
+            Backing::Alien("memfd_secret", "memory hidden from the kernel itself cannot be read")
+        }
         b"/dev/zero (deleted)" if flags.contains(VmFlags::MAY_SHARE) => Backing::SharedAnonymous,
         _ if name.starts_with(b"anon_inode:[io_uring]") => Backing::Alien("io_uring", "a ring shared with the kernel"),
-        _ if name.starts_with(b"anon_inode:[perf_event]") => Backing::Alien("perf_event", "a ring shared with the kernel"),
+        _ if name.starts_with(b"anon_inode:[perf_event]") => {
+            Backing::Alien("perf_event", "a ring shared with the kernel")
+        }
         _ if name.starts_with(b"anon_inode:bpf") => Backing::Alien("bpf", "memory of a BPF map"),
         _ if name.starts_with(b"socket:") => Backing::Alien("packet", "a ring of a packet socket"),
-        _ if name.starts_with(b"anon_inode:") => Backing::Alien("anon_inode", "memory of a kernel object that ghost does not know"),
+        _ if name.starts_with(b"anon_inode:") => {
+            Backing::Alien("anon_inode", "memory of a kernel object that ghost does not know")
+        }
         _ if name.starts_with(b"/SYSV") => Backing::Alien("sysv shm", "System V shared memory is attached"),
-        _ if name.starts_with(b"/anon_hugepage") => Backing::Alien("hugetlb", "huge pages of hugetlbfs are not carried"),
+        _ if name.starts_with(b"/anon_hugepage") => {
+            Backing::Alien("hugetlb", "huge pages of hugetlbfs are not carried")
+        }
         _ if name.starts_with(b"[anon_shmem:") => Backing::SharedAnonymous,
-        _ if flags.intersects(VmFlags::PFN_MAP | VmFlags::IO) => Backing::Alien("device", "memory of a device is mapped"),
+        _ if flags.intersects(VmFlags::PFN_MAP | VmFlags::IO) => {
+            Backing::Alien("device", "memory of a device is mapped")
+        }
         _ if m.inode == 0 && (name.is_empty() || name.starts_with(b"[anon")) => Backing::Anonymous,
         _ if m.inode == 0 => Backing::Alien("mapping", "a special mapping that ghost does not know"),
         _ => Backing::File,
@@ -151,10 +161,11 @@ fn export_shmem(cx: &mut ExportCx<'_>, index: usize, smap: &Smap) -> Result<u32,
     let (id, new) = cx.shmems.get((m.dev, m.inode));
     if new {
         let what = || format!("shared memory {:x}-{:x}", m.start, m.end);
-        let file = process
-            .dir
-            .open_file(&m.map_file(), libc::O_RDONLY)
-            .step_on(process.pid, what, "opening what is mapped")?;
+        let file = process.dir.open_file(&m.map_file(), libc::O_RDONLY).step_on(
+            process.pid,
+            what,
+            "opening what is mapped",
+        )?;
         let size = rustix::fs::fstat(&file).step_on(process.pid, what, "fstat")?.st_size as u64;
         cx.model.shmems.push(rec::Shmem { id, size, ..rec::Shmem::default() });
         cx.pages.push(PageSource::Inode { owner: super::pages::OWNER_SHMEM, id, file, size });
@@ -174,12 +185,17 @@ pub fn import_shmem(cx: &mut ImportCx<'_>, first_user: &HashMap<u32, usize>) -> 
         let mut batch = Batch::new();
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        let at = batch.call("mmap of shared memory", libc::SYS_mmap, &[0.into(), shmem.size.into(), prot.into(), flags.into(), (-1).into(), 0.into()]);
+        let at = batch.call(
+            "mmap of shared memory",
+            libc::SYS_mmap,
+            &[0.into(), shmem.size.into(), prot.into(), flags.into(), (-1).into(), 0.into()],
+        );
         let start = cx.run(index, &batch)?.result(at).step_on(pid, what, "mmap")? as u64;
         let end = start + shmem.size.next_multiple_of(4096);
         let path = format!("/proc/{pid}/map_files/{start:x}-{end:x}");
-        let opened = rustix::fs::open(&path, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-            .step_on(pid, what, "opening it through map_files (CAP_CHECKPOINT_RESTORE)")?;
+        let opened =
+            rustix::fs::open(&path, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+                .step_on(pid, what, "opening it through map_files (CAP_CHECKPOINT_RESTORE)")?;
         cx.building[index].batch.call("munmap of shared memory", libc::SYS_munmap, &[start.into(), shmem.size.into()]);
         cx.flush(index)?;
         cx.shmems.insert(shmem.id, opened);
@@ -207,7 +223,10 @@ pub fn hand_over_files(cx: &mut ImportCx<'_>, index: usize, mm: &rec::Mm) -> Res
     }
     for id in &shmems {
         let file = cx.shmems.get(id).ok_or_else(|| {
-            KindError::conflict("making its mappings", format!("the ghost maps shared memory {id} but does not describe it"))
+            KindError::conflict(
+                "making its mappings",
+                format!("the ghost maps shared memory {id} but does not describe it"),
+            )
         })?;
         ours.push(rustix::io::fcntl_dupfd_cloexec(file.as_fd(), 0).step("dup of shared memory")?);
     }
@@ -249,17 +268,19 @@ pub fn import(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
         (_, true) => libc::MAP_SHARED,
         (_, false) => libc::MAP_PRIVATE,
     };
-    for (yes, flag) in [
-        (fd < 0, libc::MAP_ANONYMOUS),
-        (vma.grows_down, libc::MAP_GROWSDOWN),
-        (vma.no_reserve, libc::MAP_NORESERVE),
-    ] {
+    for (yes, flag) in
+        [(fd < 0, libc::MAP_ANONYMOUS), (vma.grows_down, libc::MAP_GROWSDOWN), (vma.no_reserve, libc::MAP_NORESERVE)]
+    {
         flags |= if yes { flag } else { 0 };
     }
     let len = vma.end - vma.start;
     let offset = if fd < 0 { 0 } else { vma.offset };
     let label = format!("mmap of {:x}-{:x}", vma.start, vma.end);
-    batch.call(label, libc::SYS_mmap, &[vma.start.into(), len.into(), prot.into(), flags.into(), fd.into(), offset.into()]);
+    batch.call(
+        label,
+        libc::SYS_mmap,
+        &[vma.start.into(), len.into(), prot.into(), flags.into(), fd.into(), offset.into()],
+    );
     // Huge pages are decided at the fault that brings the data.
     for &advice in vma.advice.iter().filter(|&&a| is_early(a)) {
         madvise(batch, vma.start, len, advice);
@@ -288,13 +309,21 @@ pub fn finish(batch: &mut Batch, vma: &rec::Vma) {
     let (start, len) = (vma.start, vma.end - vma.start);
     let what = format!("{:x}-{:x}", vma.start, vma.end);
     if vma.pkey != 0 {
-        batch.call(format!("pkey_mprotect of {what}"), libc::SYS_pkey_mprotect, &[start.into(), len.into(), vma.prot.into(), vma.pkey.into()]);
+        batch.call(
+            format!("pkey_mprotect of {what}"),
+            libc::SYS_pkey_mprotect,
+            &[start.into(), len.into(), vma.prot.into(), vma.pkey.into()],
+        );
     } else if writable_first(vma) {
         batch.call(format!("mprotect of {what}"), libc::SYS_mprotect, &[start.into(), len.into(), vma.prot.into()]);
     }
     if !vma.name.is_empty() {
         let name = batch.c_string(vma.name.as_bytes());
-        batch.call(format!("PR_SET_VMA of {what}"), libc::SYS_prctl, &[libc::PR_SET_VMA.into(), libc::PR_SET_VMA_ANON_NAME.into(), start.into(), len.into(), name.into()]);
+        batch.call(
+            format!("PR_SET_VMA of {what}"),
+            libc::SYS_prctl,
+            &[libc::PR_SET_VMA.into(), libc::PR_SET_VMA_ANON_NAME.into(), start.into(), len.into(), name.into()],
+        );
     }
     for &advice in vma.advice.iter().filter(|&&a| !is_early(a)) {
         madvise(batch, start, len, advice);

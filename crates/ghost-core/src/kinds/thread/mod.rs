@@ -26,7 +26,7 @@ use crate::options::Pids;
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::proc::{self, ProcDir};
-use ghost_sys::remote::{Batch, Memory, RemoteAddr, Stub};
+use ghost_sys::remote::{Batch, Memory, Stub};
 use ghost_sys::{Pid, kcmp, nr, process as sys_process, sched as sys_sched};
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -204,11 +204,8 @@ fn export_thread(
     memory: &Memory,
 ) -> Result<rec::Thread, KindError> {
     let stopped = &frozen.stopped;
-    let mut general = answers.registers.clone();
+    let general = answers.registers.clone();
     let rseq = stopped.rseq().step("reading its rseq registration")?;
-    if let Some((area, ..)) = rseq {
-        abort_critical_section(&mut general, area, memory)?;
-    }
     let debug = stopped.debug_registers().step("reading its debug registers")?;
     let (robust_list, robust_list_len) = sys_process::robust_list(thread.tid).step("reading its robust list")?;
     let dispatch = stopped.syscall_dispatch().step("reading its syscall user dispatch")?;
@@ -255,28 +252,6 @@ fn export_thread(
         keep_caps: answers.securebits & cred::SECBIT_KEEP_CAPS != 0,
         ..rec::Thread::default()
     })
-}
-
-/// Moves the instruction pointer to the abort handler when it is within the critical section that its rseq area names.
-///
-/// The program may be continued on another CPU: that is what the section must not live to see. The kernel can't do it for
-/// us later, since it looks at the area whenever the new thread, not yet in the section, returns to user space.
-fn abort_critical_section(general: &mut [u8], area: u64, memory: &Memory) -> Result<(), KindError> {
-    const RSEQ_CS: u64 = 8;
-    const RIP: usize = std::mem::offset_of!(libc::user_regs_struct, rip);
-    let section = memory.read_u64(RemoteAddr(area).plus(RSEQ_CS)).unwrap_or(0);
-    if section == 0 {
-        return Ok(());
-    }
-    // struct rseq_cs: version and flags, start, length, abort address.
-    let mut words = [0; 32];
-    memory.read(RemoteAddr(section), &mut words).step("reading its rseq critical section")?;
-    let word = |i: usize| u64::from_ne_bytes(words[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
-    let rip = u64::from_ne_bytes(general[RIP..RIP + 8].try_into().expect("eight bytes"));
-    if rip.wrapping_sub(word(1)) < word(2) {
-        general[RIP..RIP + 8].copy_from_slice(&word(3).to_ne_bytes());
-    }
-    Ok(())
 }
 
 /// The stubs of a process in the order of its record's threads.
