@@ -56,7 +56,8 @@ impl Gap {
     /// Whether it speaks of this case.
     pub fn covers(&self, victim: &str, mechanism: Mechanism) -> bool {
         (self.victim == victim || self.victim.strip_suffix('*').is_some_and(|area| victim.starts_with(area)))
-            && (self.mechanism == "*" || self.mechanism == mechanism.name())
+            // What fails without ghost is no gap of ghost's.
+            && (self.mechanism == "*" && !matches!(mechanism, Mechanism::Alone | Mechanism::Stop) || self.mechanism == mechanism.name())
     }
 }
 
@@ -89,6 +90,8 @@ mod tests {
         assert!(gaps_[0].covers("memory/guard", Mechanism::Disk));
         assert!(!gaps_[0].covers("memory/guard", Mechanism::Pipe));
         assert!(gaps_[1].covers("memory/guard", Mechanism::Pipe));
+        let any = gaps("memory/guard * because", &all).unwrap();
+        assert!(any[0].covers("memory/guard", Mechanism::Twice) && !any[0].covers("memory/guard", Mechanism::Alone));
         assert!(!gaps_[1].covers("thread/one", Mechanism::Pipe));
         assert!(gaps("memory/gone disk reason", &all).is_err());
         assert!(gaps("memory/guard disk", &all).is_err());
