@@ -122,7 +122,7 @@ pub fn inside(args: &[String]) -> i32 {
     let seed =
         number("GHOST_SEED", u64::from(std::process::id()) ^ Instant::now().elapsed().as_nanos() as u64 ^ clock());
     let runner = Runner::new(&dir, Instant::now() + limit());
-    let mut case = Case { ghost: programs.ghost, p, dir, runner, seed, before: pids() };
+    let mut case = Case { ghost: programs.ghost, victim: programs.victim, p, dir, runner, seed, before: pids() };
     match case.play(mode) {
         Ok(()) => 0,
         Err(what) => {
@@ -152,6 +152,7 @@ type Outputs = BTreeMap<&'static str, Vec<u8>>;
 
 struct Case {
     ghost: PathBuf,
+    victim: PathBuf,
     p: &'static Program,
     dir: PathBuf,
     runner: Runner,
@@ -216,7 +217,8 @@ impl Case {
         fs::remove_dir_all(&work).map_err(|e| e.to_string())?;
         copy(&self.dir.join("base"), &work)?;
         let file = |n: &str| fs::File::create(work.join(n)).map_err(|e| format!("{n}: {e}"));
-        let child = Command::new("setsid")
+        let child = Command::new(&self.victim)
+            .arg("bare")
             .args(self.p.run)
             .current_dir(&work)
             .env("PATH", path_variable())

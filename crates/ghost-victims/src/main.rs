@@ -5,6 +5,7 @@
 //!     victim test [--stop] [FILTER…]    runs those whose name holds a FILTER; --stop: with SIGSTOP and SIGCONT
 //!     victim test --spoil [FILTER…]     spoils what they have open: each that does not notice is told
 //!     victim ns [--reaped FILE] CMD…    runs CMD in its own pid and mount namespace, under an init that reaps
+//!     victim bare CMD…                  becomes CMD, leader of a session of its own, with standard descriptors only
 use ghost_victims::{Ctx, Flag, areas, selftest};
 use std::process::ExitCode;
 
@@ -24,12 +25,22 @@ fn main() -> ExitCode {
         ["test", filters @ ..] => selftest::run(filters, selftest::Disturb::Nothing),
         ["ns", "--reaped", file, cmd @ ..] if !cmd.is_empty() => selftest::namespace(Some(file), cmd),
         ["ns", cmd @ ..] if !cmd.is_empty() => selftest::namespace(None, cmd),
+        ["bare", cmd, args @ ..] => bare(cmd, args),
         [name, dir, ..] => match areas::find(name) {
             Some((run, _)) => victim(dir, run),
             None => usage(&format!("no victim is called {name}")),
         },
         _ => usage("what shall I do?"),
     }
+}
+
+fn bare(cmd: &str, args: &[&str]) -> ExitCode {
+    use std::os::unix::process::CommandExt as _;
+    ghost_victims::call!(setsid());
+    ghost_victims::call!(close_range(3, u32::MAX, 0));
+    let e = std::process::Command::new(cmd).args(args).exec();
+    eprintln!("victim: {cmd}: {e}");
+    ExitCode::from(127)
 }
 
 fn victim(dir: &str, run: fn(&mut Ctx)) -> ExitCode {
