@@ -158,9 +158,11 @@ struct Foreground {
 impl Foreground {
     fn lend(pid: i32) -> Option<Self> {
         let stdin = rustix::stdio::stdin();
+        // Asked first: where there is no terminal, our own group may lie outside of the pid namespace, without a number.
+        let front = rustix::termios::tcgetpgrp(stdin).ok()?;
         let ours = rustix::process::getpgrp();
         let theirs = rustix::process::getpgid(rustix::process::Pid::from_raw(pid)).ok()?;
-        if theirs == ours || rustix::termios::tcgetpgrp(stdin).ok()? != ours {
+        if theirs == ours || front != ours {
             return None;
         }
         rustix::termios::tcsetpgrp(stdin, theirs).ok()?;
