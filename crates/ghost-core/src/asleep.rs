@@ -34,9 +34,6 @@ pub(crate) struct Sampler {
     ahead: HashMap<i32, Option<i64>>,
 }
 
-const FUTEX_CMD_MASK: u64 = 0x7f;
-const FUTEX_WAIT: u64 = 0;
-const TIMER_ABSTIME: u64 = 1;
 /// No pointer is below this: `clock_nanosleep` has a clock there, `nanosleep` a pointer.
 const FIRST_ADDRESS: u64 = 4096;
 
@@ -46,13 +43,7 @@ impl Sampler {
         let call = process.parse(&format!("task/{tid}/syscall"), proc::parse_syscall).ok()?;
         let InSyscall::Call { nr, args, .. } = call else { return None };
         let real = if nr == libc::SYS_restart_syscall { restarted(process, tid, &args)? } else { nr };
-        let needs_age = match real {
-            libc::SYS_nanosleep => args[1] == 0,
-            libc::SYS_clock_nanosleep => args[1] & TIMER_ABSTIME == 0 && args[3] == 0,
-            libc::SYS_poll => args[2] as i32 > 0,
-            libc::SYS_futex => args[1] & FUTEX_CMD_MASK == FUTEX_WAIT && args[3] != 0,
-            _ => false,
-        };
+        let needs_age = crate::detour::needs_age(real, &args);
         if nr == real && !needs_age {
             return None;
         }

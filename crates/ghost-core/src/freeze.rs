@@ -9,6 +9,7 @@
 //! If ghost dies the kernel detaches all of them and the tree runs on.
 
 use crate::asleep::{self, Asleep, Sampler};
+use crate::detour::Slots;
 use crate::error::{Cause, Context, KindError};
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{self, Running, Stop, Stopped, Waited};
@@ -166,10 +167,26 @@ fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Opti
         }
         return Ok(None);
     }
+    detours(pid, &stopped);
     let mut threads = Vec::with_capacity(stopped.len());
     threads.extend(stopped.remove(&pid));
     threads.extend(stopped.into_values());
     Ok(Some(threads))
+}
+
+/// Lets calls with a time limit go on with what is left of it, whenever their threads go on.
+fn detours(pid: Pid, stopped: &BTreeMap<Pid, FrozenThread>) {
+    let mut slots = None;
+    for thread in stopped.values().filter(|t| t.group_stop == 0) {
+        let Some(asleep) = thread.asleep.filter(|a| a.age_ns.is_some()) else { continue };
+        let live = thread.stopped.tid();
+        let slots = slots.get_or_insert_with(|| ProcDir::open(live).ok().and_then(|dir| Slots::of(live, &dir)));
+        let Some(slots) = slots else { return };
+        // Where that fails the call begins its time anew: a loss, but none that may keep anybody from travelling.
+        if slots.send(&thread.stopped, asleep).is_err() && state(pid, live).is_none() {
+            return;
+        }
+    }
 }
 
 fn seize(tid: Pid) -> Result<Running, Errno> {

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod asleep;
+mod detour;
 pub mod error;
 pub mod export;
 pub mod failpoint;

@@ -10,6 +10,7 @@
 //! limit less the time the thread had been asleep ([`crate::asleep`]).
 
 use crate::asleep::Asleep;
+use crate::detour::Slots;
 use crate::error::{Context, KindError};
 use ghost_image::record as rec;
 use ghost_sys::Result;
@@ -17,6 +18,7 @@ use ghost_sys::ptrace::{Registers, Stopped};
 use ghost_sys::remote::{Memory, RemoteAddr};
 
 const ERESTART_RESTARTBLOCK: i64 = -516;
+const ERESTARTNOHAND: i64 = -514;
 const TIMER_ABSTIME: u64 = 1;
 const FUTEX_CMD_MASK: u64 = 0x7f;
 const FUTEX_WAIT: u64 = 0;
@@ -69,6 +71,11 @@ pub(super) fn export(
     Ok(Some(rec::Interrupted { nr, error, remaining_ns: remaining_ns.max(0), deadline_ns: 0, clock }))
 }
 
+/// A call that goes on with what is left of its limit ([`crate::detour`]).
+pub(super) fn limited(nr: i64, remaining_ns: i64) -> rec::Interrupted {
+    rec::Interrupted { nr, error: ERESTARTNOHAND, remaining_ns, deadline_ns: 0, clock: 0 }
+}
+
 /// Puts a thread in its trap back into the call that `interrupted` describes, and says which rax its registers need.
 ///
 /// `at` is a `syscall` instruction of the program, `scratch` 16 bytes of room that the kernel may read.
@@ -79,8 +86,20 @@ pub(super) fn import(
     memory: &Memory,
     at: u64,
     scratch: RemoteAddr,
+    slots: Option<&mut Slots>,
 ) -> Result<Continue> {
     let left = interrupted.remaining_ns.max(0);
+    let restarts_anew = interrupted.error == ERESTARTNOHAND;
+    if restarts_anew {
+        if let Some(detour) = slots.and_then(|s| s.registers(regs, interrupted.nr, left)) {
+            return Ok(Continue::Registers(detour));
+        }
+        // No room for a detour: some calls can be remembered by the kernel, the others begin their time anew.
+        if !matches!(interrupted.nr, libc::SYS_poll | libc::SYS_nanosleep | libc::SYS_clock_nanosleep | libc::SYS_futex)
+        {
+            return Ok(Continue::Asleep);
+        }
+    }
     memory.write(scratch, &[(left / NS).to_ne_bytes(), (left % NS).to_ne_bytes()].concat())?;
     let (mut args, room) = ([regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9], scratch.0);
     let nr = interrupted.nr;
@@ -100,16 +119,21 @@ pub(super) fn import(
         _ => return Ok(Continue::Returned(-i64::from(libc::EINTR))),
     }
     match thread.call_interrupted(at, nr, args)? {
+        ERESTART_RESTARTBLOCK if restarts_anew => {
+            Ok(Continue::Registers(Registers { rax: ERESTART_RESTARTBLOCK as u64, orig_rax: nr as u64, ..*regs }))
+        }
         ERESTART_RESTARTBLOCK => Ok(Continue::Asleep),
         value => Ok(Continue::Returned(value)),
     }
 }
 
 /// How a thread goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Continue {
     /// The kernel restarts the call from what it remembers: registers as they were.
     Asleep,
     /// The call ended at once (its time was over, something was ready): this is what it returns.
     Returned(i64),
+    /// It makes the call again with what is left of its limit: with these registers.
+    Registers(Registers),
 }

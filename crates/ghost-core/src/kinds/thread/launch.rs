@@ -5,6 +5,7 @@
 
 use super::interrupted::{self, Continue};
 use super::stubs;
+use crate::detour::Slots;
 use crate::error::{Context, KindError};
 use crate::freeze::signal;
 use crate::import::{Building, ImportCx, first_users};
@@ -53,6 +54,7 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let mut ends: Vec<Vec<Option<Continue>>> = Vec::new();
     for (building, record) in cx.building.iter_mut().zip(&model.processes) {
         let mut of_process = Vec::new();
+        let mut slots = slots(model, record, building)?;
         for (stub, thread) in stubs(building).zip(&record.threads) {
             let what = || format!("tid {}", thread.tid);
             stub.thread.trap().step_on(record.pid, what, "bringing it to its trap")?;
@@ -60,7 +62,7 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             of_process.push(match (&thread.interrupted, registers) {
                 (Some(i), Some(Some(regs))) => {
                     let at = instructions[&record.mm_id];
-                    let how = interrupted::import(i, &regs, &stub.thread, stub.memory(), at, scratch);
+                    let how = interrupted::import(i, &regs, &stub.thread, stub.memory(), at, scratch, slots.as_mut());
                     Some(how.step_on(record.pid, what, "continuing its system call")?)
                 }
                 _ => None,
@@ -87,6 +89,23 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
     }
     Ok(())
+}
+
+/// The detours of a new process: those that its ghost had, at the same place.
+fn slots(model: &Model, record: &rec::Process, building: &Building) -> Result<Option<Slots>, KindError> {
+    let (Some(leader), Some(mm)) = (building.leader.as_ref(), model.mm(record.mm_id)) else { return Ok(None) };
+    let Some(vdso) = mm.vmas.iter().find(|v| v.special() == Special::Vdso) else { return Ok(None) };
+    let memory = || leader.memory().try_clone().step_on(record.pid, String::new, "opening its memory");
+    if !mm.detours.is_empty() {
+        let (at, len) = (mm.detours_at, mm.detours.len() as u64);
+        if at < vdso.start || len > 4096 || at + len > vdso.end {
+            return Err(
+                KindError::conflict("reading the records", "its detours are not in its vDSO").on(record.pid, "")
+            );
+        }
+        memory()?.write_forced(RemoteAddr(at), &mm.detours).step_on(record.pid, String::new, "writing its detours")?;
+    }
+    Ok(Slots::at(memory()?, vdso.start))
 }
 
 fn stubs_of<'a>(leader: &'a mut Stub, threads: &'a mut [Stub]) -> impl Iterator<Item = &'a mut Stub> {
@@ -147,7 +166,17 @@ fn syscall_instruction(model: &Model, mm_id: u32, memory: &Memory) -> Result<u64
     ))
 }
 
-fn decode(general: &[u8]) -> Option<Registers> {
+/// NT_PRSTATUS as bytes, the other way round.
+pub(super) fn encode(r: &Registers) -> Vec<u8> {
+    let words = [
+        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi,
+        r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+    ];
+    words.iter().flat_map(|w| w.to_ne_bytes()).collect()
+}
+
+/// NT_PRSTATUS as it is written in a ghost.
+pub(super) fn decode(general: &[u8]) -> Option<Registers> {
     let word = |i: usize| general.get(i * 8..i * 8 + 8).map(|b| u64::from_ne_bytes(b.try_into().expect("eight bytes")));
     (general.len() == size_of::<Registers>()).then_some(())?;
     // The order of `struct user_regs_struct`.
@@ -205,6 +234,7 @@ fn state(thread: &Stopped, record: &rec::Thread, end: Option<Continue>) -> Resul
     }
     thread.set_signal_mask(record.signal_mask).step("setting its signal mask")?;
     match (end, decode(&registers.general)) {
+        (Some(Continue::Registers(regs)), _) => thread.set_registers(&regs).step("setting its registers"),
         (Some(Continue::Returned(value)), Some(regs)) => {
             let regs = Registers { rax: value as u64, orig_rax: u64::MAX, ..regs };
             thread.set_registers(&regs).step("setting its registers")

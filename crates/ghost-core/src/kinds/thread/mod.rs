@@ -17,6 +17,7 @@ mod sched;
 
 use super::process::{self, cred, limits};
 use super::{signal, tree};
+use crate::detour::Slots;
 use crate::error::{Blocker, Context, KindError};
 use crate::export::ExportCx;
 use crate::freeze::FrozenThread;
@@ -150,6 +151,13 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
             continue;
         }
         let memory = Memory::open(process.live).step_on(process.pid, String::new, "opening its memory")?;
+        let slots = Slots::of(process.live, &process.dir);
+        if let Some((at, bytes)) = slots.as_ref().and_then(Slots::kept) {
+            let id = cx.model.processes[index].mm_id;
+            if let Some(mm) = cx.model.mms.iter_mut().find(|m| m.id == id) {
+                (mm.detours_at, mm.detours) = (at, bytes);
+            }
+        }
         let mut threads = Vec::with_capacity(process.threads.len());
         for (thread, answers) in process.threads.iter().zip(&cx.answers.processes[index].threads) {
             let comm = String::from_utf8_lossy(&thread.status.name).into_owned();
@@ -160,7 +168,8 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
             };
             let stopped = &frozen.stopped;
             let what = || format!("tid {}", thread.tid);
-            let mut record = export_thread(thread, frozen, answers, &memory).map_err(|e| e.on(process.pid, what()))?;
+            let mut record = export_thread(thread, frozen, answers, &memory, slots.as_ref())
+                .map_err(|e| e.on(process.pid, what()))?;
             record.sched = Some(sched::export(thread.tid, fair_slice, all_cpus).step_on(
                 process.pid,
                 what,
@@ -202,9 +211,18 @@ fn export_thread(
     frozen: &FrozenThread,
     answers: &ThreadAnswers,
     memory: &Memory,
+    slots: Option<&Slots>,
 ) -> Result<rec::Thread, KindError> {
     let stopped = &frozen.stopped;
-    let general = answers.registers.clone();
+    let mut general = answers.registers.clone();
+    let detour = slots.zip(launch::decode(&general)).and_then(|(slots, regs)| slots.home(&regs));
+    let interrupted = match detour {
+        Some((home, call)) => {
+            general = launch::encode(&home);
+            call.map(|(nr, left)| interrupted::limited(nr, left))
+        }
+        None => interrupted::export(&general, memory, frozen.asleep)?,
+    };
     let rseq = stopped.rseq().step("reading its rseq registration")?;
     let debug = stopped.debug_registers().step("reading its debug registers")?;
     let (robust_list, robust_list_len) = sys_process::robust_list(thread.tid).step("reading its robust list")?;
@@ -216,7 +234,7 @@ fn export_thread(
     });
     Ok(rec::Thread {
         tid: thread.tid,
-        interrupted: interrupted::export(&general, memory, frozen.asleep)?,
+        interrupted,
         registers: Some(rec::Registers {
             general,
             xstate: stopped.xstate().step("reading its vector registers")?,
