@@ -92,7 +92,7 @@ pub const ALL: &[Program] = &[
         needs: &["java", "javac"],
         files: &[("Main.java", include_str!("../programs/Main.java"))],
         prepare: "javac Main.java",
-        run: &["java", "-Xmx128m", "-cp", ".", "Main"],
+        run: &["java", "-XX:+PerfDisableSharedMem", "-Xmx128m", "-cp", ".", "Main"],
         outputs: &["log"],
         ..PLAIN
     },

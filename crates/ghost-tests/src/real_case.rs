@@ -208,6 +208,8 @@ impl Case {
             fs::write(work.join(name), content).map_err(|e| format!("{name}: {e}"))?;
         }
         self.shell(self.p.prepare)?;
+        // Temporary files are kept with the rest.
+        fs::create_dir_all(work.join("tmp")).map_err(|e| e.to_string())?;
         copy(&work, &self.dir.join("base"))
     }
 
@@ -224,6 +226,7 @@ impl Case {
             .env("PATH", path_variable())
             .env("LC_ALL", "C")
             .env("HOME", &work)
+            .env("TMPDIR", work.join("tmp"))
             .env("PERL_HASH_SEED", "0")
             .stdin(Stdio::null())
             .stdout(file("out")?)
