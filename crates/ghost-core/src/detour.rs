@@ -187,15 +187,14 @@ impl Slots {
         // A time is read when the call begins: another thread that is about to begin may not find a different one there.
         let free = |at: &u64| !by_address || !self.busy.contains(at);
         let at = known.iter().copied().find(|at| free(at) && self.slot(*at).is_some_and(|s| s.serves(slot)));
-        let at = match at {
-            Some(at) => at,
-            None => {
-                let used = self.bytes.iter().rposition(|b| *b != 0).map_or(0, |i| i as u64 + 1);
-                // The last slot may end in zeroes.
-                let used = known.last().map_or(used, |last| used.max(last - self.page + SLOT));
-                let start = used.next_multiple_of(16);
-                (start + SLOT + RESERVE <= PAGE).then_some(self.page + start)?
-            }
+        let at = if let Some(at) = at {
+            at
+        } else {
+            let used = self.bytes.iter().rposition(|b| *b != 0).map_or(0, |i| i as u64 + 1);
+            // The last slot may end in zeroes.
+            let used = known.last().map_or(used, |last| used.max(last - self.page + SLOT));
+            let start = used.next_multiple_of(16);
+            (start + SLOT + RESERVE <= PAGE).then_some(self.page + start)?
         };
         let bytes = slot.bytes();
         self.memory.write_forced(RemoteAddr(at), &bytes).ok()?;

@@ -238,15 +238,15 @@ fn rest(running: Running, pid: Pid) -> Result<Option<(Stopped, i32)>, KindError>
 }
 
 fn refused_by_ptrace(pid: Pid, tid: Pid, e: Errno) -> KindError {
-    let tracer =
-        ProcDir::open(pid).and_then(|d| d.thread(tid)).and_then(|d| proc::read_status(&d)).ok().map(|s| s.tracer_pid);
-    let error = KindError::new("PTRACE_SEIZE", e).on(pid, format!("tid {tid}"));
-    match tracer {
-        Some(tracer) if tracer > 0 => {
-            error.advise(format!("it is being traced by pid {tracer}: end that debugger or tracer first"))
-        }
-        _ => error.advise("run ghost as the owner of the process or as root; kernel threads can't travel"),
+    let status = ProcDir::open(pid).and_then(|d| d.thread(tid)).and_then(|d| proc::read_status(&d)).ok();
+    if let Some(s) = status.filter(|s| s.tracer_pid > 0) {
+        let comm = String::from_utf8_lossy(&s.name).into_owned();
+        let blocker = crate::kinds::tree::traced_blocker(pid, comm, tid, s.tracer_pid);
+        return KindError::new("PTRACE_SEIZE", Cause::Refused(Box::new(blocker))).on(pid, format!("tid {tid}"));
     }
+    KindError::new("PTRACE_SEIZE", e)
+        .on(pid, format!("tid {tid}"))
+        .advise("run ghost as the owner of the process or as root; kernel threads can't travel")
 }
 
 pub(crate) fn children(pid: Pid) -> Vec<Pid> {

@@ -19,6 +19,7 @@ use crate::view::TreeView;
 
 pub mod fd;
 pub mod memory;
+pub mod namespace;
 pub mod process;
 pub mod signal;
 pub mod socket;
@@ -61,6 +62,14 @@ pub const KINDS: &[Kind] = &[
         check: tree::check,
         export: tree::export,
         import: tree::import,
+        finish: no_import,
+    },
+    Kind {
+        name: "namespace",
+        place: "only looks: namespaces do not travel",
+        check: namespace::check,
+        export: no_export,
+        import: no_import,
         finish: no_import,
     },
     Kind {

@@ -91,10 +91,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         let batch = &mut cx.building[index].batch;
         for t in &record.posix_timers {
-            let (flags, value_ns) = match t.signal_waits {
-                true => (TIMER_ABSTIME, one_interval_ago(t)),
-                false => (0, t.value_ns),
-            };
+            let (flags, value_ns) = if t.signal_waits { (TIMER_ABSTIME, one_interval_ago(t)) } else { (0, t.value_ns) };
             let spec = batch.data(&spans(t.interval_ns, value_ns, 1));
             let args = [t.id.into(), flags.into(), spec.into(), 0.into()];
             batch.call(format!("timer_settime of timer {}", t.id), nr::TIMER_SETTIME, &args);

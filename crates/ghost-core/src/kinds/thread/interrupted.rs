@@ -110,7 +110,7 @@ pub(super) fn import(
             args[2] = room;
         }
         // Without a limit it waits on as it did.
-        libc::SYS_poll if (args[2] as i32) < 0 => {}
+        libc::SYS_poll if (args[2] as u32).cast_signed() < 0 => {}
         libc::SYS_poll => args[2] = (left.div_euclid(1_000_000) + i64::from(left % 1_000_000 != 0)) as u64,
         libc::SYS_futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT => args[3] = room,
         // An absolute limit in the program's own memory.
@@ -129,6 +129,7 @@ pub(super) fn import(
 
 /// How a thread goes on.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one for each interrupted thread, for a moment")]
 pub(super) enum Continue {
     /// The kernel restarts the call from what it remembers: registers as they were.
     Asleep,

@@ -300,8 +300,8 @@ fn settle_parent(
     child: Pid,
     keeps_report: bool,
 ) -> ghost_sys::Result<()> {
-    let all = building.leader.iter().chain(&building.threads);
-    let Some(stub) = all.skip(usize::from(record.leader_dead)).next() else { return Ok(()) };
+    let mut all = building.leader.iter().chain(&building.threads);
+    let Some(stub) = all.nth(usize::from(record.leader_dead)) else { return Ok(()) };
     let thread = &stub.thread;
     let action = record.actions.iter().find(|a| a.signal == libc::SIGCHLD as u32);
     let hears = action.is_none_or(|a| a.handler != 1 && a.flags & libc::SA_NOCLDSTOP as u64 == 0);

@@ -238,7 +238,11 @@ fn export_thread(
         registers: Some(rec::Registers {
             general,
             xstate: stopped.xstate().step("reading its vector registers")?,
-            debug: if debug[5] & 0xff == 0 { Vec::new() } else { debug.iter().flat_map(|d| d.to_ne_bytes()).collect() },
+            debug: if debug[5].trailing_zeros() >= 8 {
+                Vec::new()
+            } else {
+                debug.iter().flat_map(|d| d.to_ne_bytes()).collect()
+            },
         }),
         signal_mask: answers.signal_mask,
         pending: signal::pending(stopped, false, status.sig_pending)?,

@@ -17,7 +17,7 @@ pub(crate) mod taken;
 
 use crate::error::{Blocker, KindError};
 use crate::export::ExportCx;
-use crate::view::{ProcessView, TreeView};
+use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::Pid;
 use ghost_sys::proc::{self, InSyscall, ProcDir};
@@ -39,6 +39,13 @@ const CLONE_PARENT: u64 = 0x8000;
 pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
     let own = std::process::id() as Pid;
     for (index, process) in view.processes.iter().enumerate() {
+        for thread in &process.threads {
+            let tracer = thread.status.tracer_pid;
+            // The kernel names the tracer by its process.
+            if tracer != 0 && tracer != own {
+                out.push(traced_blocker(process.pid, process.comm(), thread.tid, tracer));
+            }
+        }
         let mut block = |kind: &'static str, why: String, advice: &str| {
             out.push(Blocker {
                 pid: process.pid,
@@ -52,17 +59,6 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
         if index == 0 && process.is_zombie() {
             block("zombie", "it has ended and only waits for its parent".into(), "name a process that runs");
         }
-        for thread in &process.threads {
-            let tracer = thread.status.tracer_pid;
-            // The kernel names the tracer by its process.
-            if tracer != 0 && tracer != own {
-                block(
-                    "ptrace",
-                    format!("thread {} is traced by pid {tracer}", thread.tid),
-                    "end that debugger or tracer first, or let it detach",
-                );
-            }
-        }
         if shared_flags(view, index).is_some_and(|(flags, _)| flags != 0) && forkers(view, index).is_empty() {
             block(
                 "clone sharing",
@@ -70,7 +66,9 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                 "end one of the two first",
             );
         }
-        let held = |t: &&crate::view::ThreadView| process.dir.thread(t.tid).is_ok_and(|d| in_vfork(&d, &t.status));
+        let held = |t: &&ThreadView| {
+            t.status.state == b'D' && process.dir.thread(t.tid).is_ok_and(|d| in_vfork(&d, &t.status))
+        };
         if let Some(thread) = process.threads.iter().find(held) {
             out.push(vfork_blocker(process.pid, process.comm(), thread.tid));
         }
@@ -86,6 +84,18 @@ pub(crate) fn in_vfork(dir: &ProcDir, status: &proc::Status) -> bool {
             Ok(InSyscall::Call { nr: libc::SYS_clone, args, .. }) => args[0] & CLONE_VFORK != 0,
             _ => false,
         }
+}
+
+/// What stands in the way of a process that a debugger has.
+pub(crate) fn traced_blocker(pid: Pid, comm: String, tid: Pid, tracer: Pid) -> Blocker {
+    Blocker {
+        pid,
+        comm,
+        kind: "traced",
+        subject: format!("thread {tid}"),
+        why: format!("it is traced by pid {tracer}"),
+        advice: "end that debugger or tracer first, or let it detach".into(),
+    }
 }
 
 /// What stands in the way of a process that is held up by vfork(2).
