@@ -65,6 +65,7 @@ fn refused(kind: &'static str, why: impl Into<String>, advice: &str) -> Class {
 
 const PROC_MAGIC: i64 = 0x9fa0;
 const NSFS_MAGIC: i64 = 0x6e73_6673;
+const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 const MQUEUE_MAGIC: i64 = 0x1980_0202;
 
 /// The sort of file behind a descriptor.
@@ -98,6 +99,9 @@ fn on_file_system(fd: &FdView, usual: Class) -> Class {
             "a POSIX message queue is open: its messages and its notification are not carried yet",
             "close it before the checkpoint",
         ),
+        HUGETLBFS_MAGIC => {
+            refused("hugetlb", "a file in huge pages is open", "let the program use transparent huge pages instead")
+        }
         _ if fd.link.starts_with(b"/secretmem") => refused(
             "secretmem",
             "memory that even the kernel can't read (memfd_secret)",

@@ -140,6 +140,12 @@ fn parent(path: &[u8]) -> &[u8] {
 /// Opens a description of an inode that is in the ghost; the first one makes the inode.
 pub fn import(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Result<OwnedFd, KindError> {
     let id = regular.content_id;
+    if regular.tmpfile && !cx.contents.contains_key(&id) {
+        // The very call that made it, so that its flags are those of then.
+        if let Some(fd) = first_tmpfile(cx, regular, flags)? {
+            return Ok(fd);
+        }
+    }
     let flags = if regular.tmpfile { flags & !OFlags::DIRECTORY.bits() } else { flags };
     if !cx.contents.contains_key(&id) {
         let content =
@@ -156,6 +162,18 @@ pub fn import(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Resu
         cx.contents.insert(id, inode);
     }
     regular::reopen(cx.contents[&id].as_fd(), flags).step("opening a nameless file")
+}
+
+fn first_tmpfile(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Result<Option<OwnedFd>, KindError> {
+    let Some(at) = regular.path.as_ref() else { return Ok(None) };
+    let Some(content) = cx.model.contents.iter().find(|c| c.id == regular.content_id) else { return Ok(None) };
+    let flags = OFlags::from_bits_retain(flags) | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let name = path::mapped(cx, &at.path);
+    let Ok(fd) = rustix::fs::open(parent(&name), flags, Mode::RUSR | Mode::WUSR) else { return Ok(None) };
+    let inode = regular::reopen(fd.as_fd(), OFlags::RDWR.bits()).step("opening a nameless file")?;
+    rustix::fs::ftruncate(&inode, content.size).step("giving a nameless file its size")?;
+    cx.contents.insert(regular.content_id, inode);
+    Ok(Some(fd))
 }
 
 fn memfd(regular: &rec::Regular) -> Result<OwnedFd, KindError> {

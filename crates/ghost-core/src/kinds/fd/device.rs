@@ -51,6 +51,10 @@ pub fn import_terminal(cx: &mut ImportCx<'_>, file: &rec::File, tty: &rec::Tty) 
     let flags = OFlags::from_bits_retain(file.flags & !(regular::NOT_AGAIN | regular::ASYNC))
         | OFlags::CLOEXEC
         | OFlags::NOCTTY;
+    let by_rule = tty.path.as_ref().is_some_and(|p| p.path == b"/dev/tty");
+    if by_rule && let Ok(fd) = rustix::fs::open("/dev/tty", flags, Mode::empty()) {
+        return Ok(fd);
+    }
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let own = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     for fd in own {

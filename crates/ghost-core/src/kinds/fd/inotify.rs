@@ -57,12 +57,13 @@ fn locate(watch: &InotifyWatch, mounts: &mut HashMap<u64, Option<OwnedFd>>) -> O
     Some((fd, link))
 }
 
-fn link_of(fd: BorrowedFd<'_>) -> Result<Vec<u8>, rustix::io::Errno> {
+/// What `/proc/self/fd` prints for a descriptor of ours.
+pub(crate) fn link_of(fd: BorrowedFd<'_>) -> Result<Vec<u8>, rustix::io::Errno> {
     Ok(rustix::fs::readlinkat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?.into_bytes())
 }
 
 /// Some directory on this device.
-fn mount_of(dev: u64) -> Option<OwnedFd> {
+pub(crate) fn mount_of(dev: u64) -> Option<OwnedFd> {
     let own = ghost_sys::proc::ProcDir::own().ok()?;
     let mounts = ghost_sys::proc::read_mountinfo(&own).ok()?;
     mounts.iter().find_map(|m| {
@@ -161,6 +162,17 @@ fn add(inotify: &OwnedFd, target: BorrowedFd<'_>, mask: WatchFlags) -> Result<i3
 
 /// The same inode by its name or its handle; else what has its name now, which is noted.
 fn find(cx: &mut ImportCx<'_>, at: &rec::Path) -> Option<OwnedFd> {
+    // A file without a name that the ghost brings along.
+    let brought = cx.model.files.iter().find_map(|f| match &f.object {
+        Some(rec::file::Object::Regular(r)) if r.content_id != 0 => {
+            let p = r.path.as_ref()?;
+            ((p.device, p.inode) == (at.device, at.inode)).then_some(f.id)
+        }
+        _ => None,
+    });
+    if let Some(fd) = brought.and_then(|id| cx.files.get(&id)) {
+        return fd.try_clone().ok();
+    }
     let name = path::mapped(cx, &at.path);
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let by_name = rustix::fs::open(name.as_slice(), flags, Mode::empty()).ok();

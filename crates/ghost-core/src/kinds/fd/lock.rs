@@ -19,6 +19,8 @@ use std::os::fd::AsFd;
 
 /// `F_SETLK`
 const SETLK: u64 = 6;
+/// `F_SETFL`
+const SETFL: u64 = 4;
 /// `F_UNLCK`
 const UNLCK: i32 = 2;
 /// `Lock.type`
@@ -39,6 +41,11 @@ pub fn export(fd: &FdView, file: &mut rec::File) -> Result<(), KindError> {
         }
     }
     Ok(())
+}
+
+/// Whether somebody is told of what happens there: F_NOTIFY of a directory makes its caller the owner.
+pub fn is_notified(fd: &FdView) -> bool {
+    fdops::owner(fd.ours.as_fd()).is_ok_and(|o| o.pid != 0)
 }
 
 /// Fills in who is told when input comes.
@@ -93,6 +100,7 @@ const ADVICE: &str = "end the process that has the lock (lslocks shows it): perh
 
 /// Takes the locks and leases of descriptions, and says whom they tell of input.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let mut asynchronous = Vec::new();
     for file in &cx.model.files {
         let Some(fd) = cx.files.get(&file.id) else { continue };
         let on = |e: KindError| e.on(super::holder(cx.model, file.id).map_or(0, |h| h.0), describe(cx.model, file));
@@ -126,7 +134,17 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
         if file.flags & super::regular::ASYNC != 0 {
             let flags = fdops::flags(fd.as_fd()).step("reading its flags").map_err(on)?;
-            fdops::set_flags(fd.as_fd(), flags | super::regular::ASYNC).step("setting O_ASYNC").map_err(on)?;
+            asynchronous.push((file.id, flags | super::regular::ASYNC));
+        }
+    }
+    // Made inside the process: the signal names the descriptor by which it was asked for.
+    for (table, index) in super::table::owners(cx) {
+        for fd in cx.model.fd_table(table).into_iter().flat_map(|t| &t.fds) {
+            if let Some(at) = asynchronous.iter().position(|(id, _)| *id == fd.file_id) {
+                let (_, flags) = asynchronous.swap_remove(at);
+                let label = format!("setting O_ASYNC of fd {}", fd.fd);
+                cx.building[index].batch.call(label, nr::FCNTL, &[fd.fd.into(), SETFL.into(), flags.into()]);
+            }
         }
     }
     Ok(())

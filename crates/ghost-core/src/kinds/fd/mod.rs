@@ -66,7 +66,16 @@ fn refusals(view: &TreeView, fd: &FdView) -> Option<class::Refusal> {
         _ if external::name(view, fd).is_some() => None,
         Class::Refused(refusal) => Some(refusal),
         Class::Pipe => pipe::check(view, fd),
-        Class::Regular | Class::Directory => regular::check(fd),
+        Class::Directory if lock::is_notified(fd) => Some(class::Refusal::new(
+            "dnotify",
+            "the program is told of changes in the directory by signals (F_NOTIFY), which nothing tells the details of",
+            "let the program use inotify, or close the directory before the checkpoint",
+        )),
+        Class::Regular | Class::Directory => regular::check(fd).or_else(|| outside::check_lock(view, fd)),
+        Class::TimerFd | Class::SignalFd => outside::check_shared(view, fd),
+        Class::EventFd | Class::Epoll | Class::Inotify if outside::check_shared(view, fd).is_some() => {
+            outside::check_shared(view, fd)
+        }
         Class::Socket => socket::check(view, fd),
         Class::EventFd => eventfd::check(fd),
         Class::Epoll => epoll::check(view, fd),
@@ -74,7 +83,7 @@ fn refusals(view: &TreeView, fd: &FdView) -> Option<class::Refusal> {
         Class::PidFd => pidfd::check(view, fd),
         Class::Proc => procfile::check(view, fd),
         Class::Namespace => ns::check(fd),
-        Class::Device | Class::Terminal | Class::TimerFd | Class::SignalFd => None,
+        Class::Device | Class::Terminal => None,
     }
 }
 

@@ -3,10 +3,15 @@
 //! The kernel does not count the holders of a pipe for us; `/proc/*/fd` tells, at the price of a `readlink(2)` for every
 //! descriptor of the machine that we may look at. It is searched once, and only when the tree has something to ask about.
 
-use crate::view::TreeView;
+use super::class::Refusal;
+use super::external;
+use crate::view::{FdView, TreeView};
 use ghost_sys::Pid;
-use ghost_sys::proc::ProcDir;
+use ghost_sys::kcmp::{Resource, kcmp};
+use ghost_sys::proc::{LockKind, ProcDir};
+use rustix::fs::{FileType, OFlags};
 use std::collections::{HashMap, HashSet};
+use std::os::fd::AsRawFd;
 
 /// A process outside of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub struct Holder {
 #[derive(Debug, Default)]
 pub struct Outside {
     holders: HashMap<Vec<u8>, Vec<Holder>>,
+    /// Descriptors of others that have such a name, which need not be the same description.
+    places: HashMap<Vec<u8>, Vec<(Pid, i32)>>,
 }
 
 impl Outside {
@@ -32,6 +39,7 @@ impl Outside {
             .filter(|l| l.starts_with(b"pipe:") || l.starts_with(b"socket:"))
             .cloned()
             .collect();
+        wanted.extend(fds().filter(|fd| is_fifo(fd) || matters_whose(fd)).map(|fd| fd.link.clone()));
         let unix = &crate::kinds::socket::facts(view).unix;
         let peers = fds().filter_map(|fd| unix.get(&fd.stat.st_ino)?.peer);
         wanted.extend(peers.map(|peer| format!("socket:[{peer}]").into_bytes()));
@@ -42,7 +50,7 @@ impl Outside {
         let mut passed: HashSet<Pid> = view.processes.iter().map(|p| p.pid).collect();
         // Ghost has all descriptions of the tree by now, and shares the terminal and the pipes of the shell that started both.
         passed.insert(std::process::id() as Pid);
-        let mut buf = [0_u8; 64];
+        let mut buf = vec![0_u8; 4200];
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<Pid>().ok()) else { continue };
             if passed.contains(&pid) {
@@ -53,14 +61,17 @@ impl Outside {
         outside
     }
 
-    fn look(&mut self, pid: Pid, wanted: &HashSet<Vec<u8>>, buf: &mut [u8; 64]) {
+    fn look(&mut self, pid: Pid, wanted: &HashSet<Vec<u8>>, buf: &mut [u8]) {
         let Ok(dir) = ProcDir::open(pid).and_then(|d| d.open_file("fd", 0)) else { return };
         let Ok(entries) = rustix::fs::Dir::read_from(&dir) else { return };
         for entry in entries.flatten() {
             // A link that does not fit is a path; those that are asked for are short.
-            let Ok(len) = rustix::fs::readlinkat_raw(&dir, entry.file_name(), buf.as_mut_slice()) else { continue };
+            let Ok(len) = rustix::fs::readlinkat_raw(&dir, entry.file_name(), &mut *buf) else { continue };
             let link = &buf[..len];
             if len < buf.len() && wanted.contains(link) {
+                if let Ok(number) = entry.file_name().to_str().unwrap_or_default().parse() {
+                    self.places.entry(link.to_vec()).or_default().push((pid, number));
+                }
                 let holders = self.holders.entry(link.to_vec()).or_default();
                 if holders.last().is_none_or(|h| h.pid != pid) {
                     let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -70,10 +81,52 @@ impl Outside {
         }
     }
 
+    /// Who outside holds the very description.
+    pub fn sharer(&self, fd: &FdView) -> Option<&Holder> {
+        let me = std::process::id() as Pid;
+        let ours = fd.ours.as_raw_fd() as u64;
+        let same = |&&(pid, number): &&(Pid, i32)| {
+            kcmp(me, pid, Resource::File, ours, number as u64).is_ok_and(|o| o == std::cmp::Ordering::Equal)
+        };
+        let (pid, _) = self.places.get(&fd.link)?.iter().find(same)?;
+        self.holders(&fd.link).iter().find(|h| h.pid == *pid)
+    }
+
     /// Who outside holds this object.
     pub fn holders(&self, link: &[u8]) -> &[Holder] {
         self.holders.get(link).map_or(&[], Vec::as_slice)
     }
+}
+
+fn is_fifo(fd: &FdView) -> bool {
+    FileType::from_raw_mode(fd.stat.st_mode) == FileType::Fifo && fd.info.flags & OFlags::PATH.bits() == 0
+}
+
+/// Whether a description has more to it than an offset, so that a second one in its place would be noticed by whoever
+/// shares it.
+fn matters_whose(fd: &FdView) -> bool {
+    has_lock(fd) || fd.link.starts_with(b"anon_inode:")
+}
+
+fn has_lock(fd: &FdView) -> bool {
+    fd.info.locks.iter().any(|l| !l.waits && matches!(l.kind, LockKind::Flock | LockKind::Ofd))
+}
+
+/// Refuses a lock that a process outside has too, by the same description.
+pub fn check_lock(view: &TreeView, fd: &FdView) -> Option<Refusal> {
+    if !has_lock(fd) {
+        return None;
+    }
+    let holder = external::outside(view).sharer(fd)?;
+    let why = format!("its lock is shared with pid {} ({}), outside of the tree", holder.pid, holder.comm);
+    Some(Refusal::new("lock", why, "checkpoint a process above both, or let it unlock the file first"))
+}
+
+/// Refuses an object that a process outside uses too.
+pub fn check_shared(view: &TreeView, fd: &FdView) -> Option<Refusal> {
+    let holder = external::outside(view).sharer(fd)?;
+    let why = format!("is shared with pid {} ({}), outside of the tree", holder.pid, holder.comm);
+    Some(Refusal::new("outside", why, "checkpoint a process above both, or close it first"))
 }
 
 /// Holders in words: `pid 12 (bash) and pid 13 (tee)`.

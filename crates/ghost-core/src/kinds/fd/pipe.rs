@@ -29,16 +29,7 @@ const DIRECT: u32 = OFlags::DIRECT.bits();
 
 /// Refuses a pipe that leads out of the tree; whoever is to hand over another one has named it before this is asked.
 pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
-    if is_fifo(fd) {
-        return path::of(&fd.link, &fd.stat).deleted.then(|| {
-            Refusal::new(
-                "pipe",
-                "a FIFO without a name can't be opened again",
-                "keep the FIFO's name until after the checkpoint",
-            )
-        });
-    }
-    if !leads_out(view, fd) {
+    if is_fifo(fd) && external::outside(view).holders(&fd.link).is_empty() || !is_fifo(fd) && !leads_out(view, fd) {
         return None;
     }
     let holders = external::outside(view).holders(&fd.link);
@@ -75,7 +66,8 @@ pub fn leads_out(view: &TreeView, fd: &FdView) -> bool {
         reads |= access != OFlags::WRONLY.bits();
         writes |= access != OFlags::RDONLY.bits();
     }
-    !(reads && writes) && !is_widowed(fd.ours.as_fd())
+    let flying = crate::kinds::socket::facts(view).flying.contains(&fd.stat.st_ino);
+    !(reads && writes) && !flying && !is_widowed(fd.ours.as_fd())
 }
 
 /// Whether the other end of this pipe is closed.
@@ -114,6 +106,13 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
             uid: fd.stat.st_uid,
             gid: fd.stat.st_gid,
         });
+    }
+    if !new && fd.info.flags & (ACCESS | OFlags::PATH.bits()) != OFlags::WRONLY.bits() {
+        // The first reader, when that is only in flight: no descriptor of the tree could look into the pipe before.
+        if let Some(pipe) = cx.model.pipes.iter_mut().find(|p| p.id == id).filter(|p| p.packets.is_empty()) {
+            pipe.packets = peek(fd.ours.as_fd(), pipe.size as usize)?;
+            pipe.packet_mode |= pipe.packets.len() > 1;
+        }
     }
     let fifo = is_fifo(fd);
     Ok(rec::PipeEnd { pipe_id: id, fifo, path: fifo.then(|| path::of(&fd.link, &fd.stat)) })
@@ -192,6 +191,11 @@ impl Pipes {
         })?;
         let flags = file.flags & !(regular::NOT_AGAIN | regular::ASYNC);
         if end.fifo {
+            if end.path.as_ref().is_some_and(|p| p.deleted) {
+                let fd = regular::reopen(pipe.read.as_fd(), flags | OFlags::NONBLOCK.bits()).step("opening a FIFO")?;
+                regular::set_flags(fd.as_fd(), flags)?;
+                return Ok(fd);
+            }
             let at = end
                 .path
                 .as_ref()
@@ -262,8 +266,33 @@ fn fill(write: BorrowedFd<'_>, pipe: &rec::Pipe) -> Result<(), KindError> {
     fdops::set_flags(write, before).step("setting the flags of the pipe")
 }
 
+/// A FIFO whose name is gone: it must have one while it is made. That of then, if it is free.
+fn nameless_fifo(old: &[u8], mode: u32) -> Result<OwnedFd, KindError> {
+    let text = || format!("making a deleted FIFO at {}", String::from_utf8_lossy(old));
+    let hidden = [old, format!(".ghost-{}", std::process::id()).as_bytes()].concat();
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    let make = |name: &[u8]| rustix::fs::mkfifoat(rustix::fs::CWD, name, mode);
+    let name = match make(old) {
+        Err(rustix::io::Errno::EXIST) => {
+            make(&hidden).step(text())?;
+            hidden.as_slice()
+        }
+        other => {
+            other.step(text())?;
+            old
+        }
+    };
+    let fd = rustix::fs::open(name, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    rustix::fs::unlink(name).step(text())?;
+    fd.step(text())
+}
+
 fn open_fifo(cx: &mut ImportCx<'_>, pipe: &rec::Pipe, path: &rec::Path) -> Result<Made, KindError> {
-    let keeper = path::open(cx, path, (OFlags::RDWR | OFlags::NONBLOCK).bits(), 0)?;
+    let keeper = if path.deleted {
+        nameless_fifo(&path::mapped(cx, &path.path), path.mode)?
+    } else {
+        path::open(cx, path, (OFlags::RDWR | OFlags::NONBLOCK).bits(), 0)?
+    };
     let busy = fdops::readable_bytes(keeper.as_fd()).step("looking into the FIFO")?;
     let name = || String::from_utf8_lossy(&path.path).into_owned();
     if busy == 0 {

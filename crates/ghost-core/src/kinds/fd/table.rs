@@ -88,7 +88,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
 /// restorer's own may be lower. The process's limits are set after its files.
 fn raise_limit(cx: &ImportCx<'_>, index: usize, highest: u32) -> Result<(), KindError> {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-    let need = u64::from(highest) + 2 + cx.control_fd.max(0) as u64;
+    let need = u64::from(highest).max(cx.control_fd.max(0) as u64) + 1;
     let now = getrlimit(Resource::Nofile);
     if now.current.is_none_or(|c| c >= need) {
         return Ok(());

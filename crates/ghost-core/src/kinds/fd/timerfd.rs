@@ -11,7 +11,7 @@ use crate::view::FdView;
 use ghost_image::record as rec;
 use ghost_sys::{clock, fdops};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 const REALTIME: u32 = 0;
 const REALTIME_ALARM: u32 = 8;
@@ -19,8 +19,11 @@ const ABSTIME: u32 = 1;
 
 /// What is written of a timerfd.
 pub fn export(fd: &FdView) -> Result<rec::TimerFd, KindError> {
-    let info = fd.info.timerfd.unwrap_or_default();
     let left = rustix::time::timerfd_gettime(&fd.ours).step("asking for what is left of a timer")?;
+    // Only the question above makes the kernel count periods that have passed unread, so that fdinfo is read after it.
+    let own = ghost_sys::proc::ProcDir::own().step("looking at a timer")?;
+    let info = ghost_sys::proc::read_fdinfo(&own, fd.ours.as_raw_fd()).step("looking at a timer")?;
+    let info = info.timerfd.unwrap_or_default();
     let (value_ns, interval_ns) = (ns(left.it_value), ns(left.it_interval));
     let clock = info.clock as u32;
     let wall = matches!(clock, REALTIME | REALTIME_ALARM) && info.settime_flags & ABSTIME != 0 && value_ns > 0;

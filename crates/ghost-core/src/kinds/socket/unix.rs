@@ -35,8 +35,12 @@ const DONTWAIT: i32 = 0x40;
 
 /// All messages in a socket, left there.
 fn queue(fd: BorrowedFd<'_>) -> Result<Vec<message::Message>, KindError> {
-    if !poll(fd).contains(PollFlags::IN) {
+    let state = poll(fd);
+    if !state.contains(PollFlags::IN) {
         return Ok(Vec::new());
+    }
+    if state.contains(PollFlags::ERR) {
+        return queue_before_error(fd);
     }
     let mut room = 1 << 18;
     loop {
@@ -47,7 +51,23 @@ fn queue(fd: BorrowedFd<'_>) -> Result<Vec<message::Message>, KindError> {
     }
 }
 
-/// Inodes of all sockets that lie in queues of the tree.
+/// The same for a socket that has an error to tell: asking for more than there is would take the error from the program.
+fn queue_before_error(fd: BorrowedFd<'_>) -> Result<Vec<message::Message>, KindError> {
+    let waiting = sockopt::incoming_bytes(fd).step("asking how much lies in the socket")?;
+    let mut all = Vec::new();
+    for limit in 1.. {
+        if all.iter().map(|m: &message::Message| m.data.len()).sum::<usize>() >= waiting {
+            break;
+        }
+        all = message::queue(fd, waiting, limit).step("looking at what lies in the socket")?;
+        if all.len() < limit {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+/// Inodes of all that lies in queues of the tree.
 pub fn flying(view: &TreeView) -> HashSet<u64> {
     let mut found = HashSet::new();
     let carries = |fd: &&FdView| fd.link.starts_with(b"socket:") && fd.info.scm_fds.unwrap_or(0) > 0;
@@ -60,7 +80,7 @@ pub fn flying(view: &TreeView) -> HashSet<u64> {
         for fd in queue(socket.as_fd()).unwrap_or_default().into_iter().flat_map(|m| m.fds) {
             let Ok(stat) = rustix::fs::fstat(&fd) else { continue };
             let is_socket = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket;
-            if is_socket && found.insert(stat.st_ino) {
+            if found.insert(stat.st_ino) && is_socket {
                 work.push(fd);
             }
         }
@@ -114,6 +134,27 @@ pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
                 "checkpoint a process above both, or leave it behind with --external {link} and hand over another with --inherit-fd at the restart"
             ),
         ));
+    }
+    if poll(fd.ours.as_fd()).contains(PollFlags::PRI) {
+        return Some(Refusal::new(
+            "unix",
+            "an urgent byte (MSG_OOB) waits to be read",
+            "checkpoint again once the program has read it",
+        ));
+    }
+    if let Some(name) = socket.name.as_ref().filter(|n| !n.starts_with(b"/") && !n.starts_with(&[0])) {
+        let name = name.split(|b| *b == 0).next().unwrap_or_default();
+        let used = socket.is_listening() || socket.peer.is_none() || socket.kind == DGRAM as u8;
+        if used && file_of(view, fd, name, socket.file).is_none() && !is_gone(socket.file) {
+            return Some(Refusal::new(
+                "unix",
+                format!(
+                    "the file of its relative name {} is not found from its directories",
+                    String::from_utf8_lossy(name)
+                ),
+                "let the program bind absolute names, or stay in the directory where it bound this one",
+            ));
+        }
     }
     if socket.is_listening() {
         for &waiting in &socket.waiting {
@@ -195,10 +236,32 @@ fn file_of(view: &TreeView, fd: &FdView, name: &[u8], (inode, device): (u32, u64
     } else {
         holders.filter_map(|p| Some([p.dir.link("cwd").ok()?.as_slice(), b"/", name].concat())).collect()
     };
-    candidates.into_iter().find_map(|at| {
+    let found = candidates.into_iter().find_map(|at| {
         let stat = rustix::fs::lstat(at.as_slice()).ok()?;
         (stat.st_ino as u32 == inode && stat.st_dev == device).then(|| path::of(&at, &stat))
+    });
+    found.or_else(|| {
+        // The program may have gone elsewhere since.
+        let (file, stat) = by_inode((inode, device)).filter(|(_, s)| s.st_nlink > 0)?;
+        let link = crate::kinds::fd::inotify::link_of(file.as_fd()).ok()?;
+        (link.ends_with(name) && path::names(&link, &stat)).then(|| path::of(&link, &stat))
     })
+}
+
+/// Opens a socket file by its inode number alone: file systems of the ext family take a handle without a generation.
+fn by_inode((inode, device): (u32, u64)) -> Option<(OwnedFd, rustix::fs::Stat)> {
+    const FILEID_INO32_GEN: i32 = 1;
+    let mount = crate::kinds::fd::inotify::mount_of(device)?;
+    let bytes = [inode.to_ne_bytes(), [0; 4]].concat();
+    let flags = rustix::fs::OFlags::PATH.bits();
+    let file = ghost_sys::fdops::open_by_handle(mount.as_fd(), FILEID_INO32_GEN, &bytes, flags).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    (stat.st_ino as u32 == inode && stat.st_dev == device).then_some((file, stat))
+}
+
+/// Whether the file of a name is known to be removed.
+fn is_gone(file: (u32, u64)) -> bool {
+    by_inode(file).is_some_and(|(_, stat)| stat.st_nlink == 0)
 }
 
 /// Writes the description of a descriptor in flight.
