@@ -19,13 +19,11 @@
 use crate::asleep::Asleep;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{Registers, Stopped};
-use ghost_sys::remote::{Memory, RemoteAddr};
+use ghost_sys::remote::{Memory, Puppet, RemoteAddr};
 use ghost_sys::{Pid, Result};
 
 const PAGE: u64 = 4096;
 const SLOT: u64 = 48;
-/// What the executor needs behind the slots.
-const RESERVE: u64 = 768;
 const MARK: [u8; 6] = *b"ghost\x01";
 /// Of the time in a slot.
 const TIME_AT: u64 = 32;
@@ -194,7 +192,7 @@ impl Slots {
             // The last slot may end in zeroes.
             let used = known.last().map_or(used, |last| used.max(last - self.page + SLOT));
             let start = used.next_multiple_of(16);
-            (start + SLOT + RESERVE <= PAGE).then_some(self.page + start)?
+            (start + SLOT + reserve() <= PAGE).then_some(self.page + start)?
         };
         let bytes = slot.bytes();
         self.memory.write_forced(RemoteAddr(at), &bytes).ok()?;
@@ -280,6 +278,11 @@ impl Slots {
     }
 }
 
+/// What must stay free behind the slots: the executor stands there, and its start is rounded up.
+fn reserve() -> u64 {
+    (Puppet::room() as u64 + 16).next_multiple_of(16)
+}
+
 /// Length of the vDSO: the same in all processes of a kernel.
 fn own_vdso_len() -> Option<u64> {
     static LEN: std::sync::OnceLock<Option<u64>> = std::sync::OnceLock::new();
@@ -303,6 +306,15 @@ mod tests {
             assert_eq!(Slot::read(&bytes[..40]), None);
         }
         assert_eq!(Slot::read(&[0; 48]), None);
+    }
+
+    #[test]
+    fn there_is_room_for_slots_and_executor() {
+        let own = ProcDir::own().unwrap();
+        let slots = Slots::of(std::process::id() as Pid, &own).expect("own vDSO");
+        let used = slots.bytes.iter().rposition(|b| *b != 0).unwrap() as u64 + 1;
+        let room = (PAGE - used.next_multiple_of(16) - reserve()) / SLOT;
+        assert!(room >= 8, "{room} slots with {} bytes for the executor", reserve());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_sys::proc::{self, PosixTimer};
 use ghost_sys::ptrace::{self, NT_PRSTATUS, Stopped};
-use ghost_sys::remote::{Arg, Batch, DataRef, Executor, Memory, Outcome, Puppet, RemoteAddr, Slot};
+use ghost_sys::remote::{Arg, Batch, DataRef, Memory, Outcome, Puppet, RemoteAddr, Slot};
 use ghost_sys::{Pid, nr};
 use std::collections::HashMap;
 
@@ -155,13 +155,12 @@ fn ask_process(
     let timers = proc::read_timers(&process.dir).step_on(pid, String::new, "listing its POSIX timers")?;
     let memory = Memory::open(process.live).step_on(pid, String::new, "opening its memory")?;
     let mut puppet = Puppet::new(process.live).step_on(pid, String::new, "preparing to ask it")?;
-    let mut answers = ProcessAnswers::default();
-    let mut asked = false;
-    for thread in &process.threads {
-        let Some(frozen) = by_tid.get(&thread.tid) else {
-            answers.threads.push(ThreadAnswers::default());
-            continue;
-        };
+    // What the stop shows is read of all of them before anybody goes in.
+    let mut visits = Vec::with_capacity(frozen.threads.len());
+    let mut answers =
+        ProcessAnswers { threads: vec![ThreadAnswers::default(); process.threads.len()], ..Default::default() };
+    for (nth, thread) in process.threads.iter().enumerate() {
+        let Some(frozen) = by_tid.get(&thread.tid) else { continue };
         let what = || format!("tid {}", thread.tid);
         let stopped = &frozen.stopped;
         may_enter(thread, stopped).map_err(|e| e.on(pid, what()))?;
@@ -170,17 +169,24 @@ fn ask_process(
             abort_critical_section(&mut registers, area, &memory).map_err(|e| e.on(pid, what()))?;
         }
         let signal_mask = stopped.signal_mask().step_on(pid, what, "reading its signal mask")?;
-        let mut batch = Batch::new();
-        let questions = ThreadQuestions::queue(&mut batch);
-        let of_process = (!asked).then(|| ProcessQuestions::queue(&mut batch, &timers, living_children));
-        asked = true;
-        let mut entered = puppet.enter(stopped).step_on(pid, what, "entering it")?;
-        let outcome = entered.run(&batch).step_on(pid, what, "asking it")?;
-        entered.leave().step_on(pid, what, "leaving it")?;
-        if let Some(questions) = of_process {
-            questions.read(&outcome, &timers, living_children, &mut answers);
+        answers.threads[nth] = ThreadAnswers { registers, signal_mask, ..ThreadAnswers::default() };
+        visits.push((nth, stopped));
+    }
+    // All threads are asked the same, the first also for the process.
+    let mut batch = Batch::new();
+    let questions = ThreadQuestions::queue(&mut batch);
+    let mut first = batch.clone();
+    let of_process = ProcessQuestions::queue(&mut first, &timers, living_children);
+    let work: Vec<(&Stopped, &Batch)> =
+        visits.iter().enumerate().map(|(i, (_, stopped))| (*stopped, if i == 0 { &first } else { &batch })).collect();
+    for (i, (outcome, (nth, stopped))) in puppet.run_each(&work).into_iter().zip(&visits).enumerate() {
+        let outcome = outcome.step_on(pid, || format!("tid {}", stopped.tid()), "asking it")?;
+        if i == 0 {
+            of_process.read(&outcome, &timers, living_children, &mut answers);
         }
-        answers.threads.push(ThreadAnswers { registers, signal_mask, ..questions.read(&outcome) });
+        let thread = &mut answers.threads[*nth];
+        let (registers, signal_mask) = (std::mem::take(&mut thread.registers), thread.signal_mask);
+        *thread = ThreadAnswers { registers, signal_mask, ..questions.read(&outcome) };
     }
     let first = &frozen.threads[0].stopped;
     puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;

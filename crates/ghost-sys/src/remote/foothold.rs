@@ -14,7 +14,8 @@ use std::fs;
 /// A page is 4096 bytes on every processor that ghost knows so far.
 const PAGE: u64 = 4096;
 const MARK: u64 = 0x7473_6f68_6720_7369; // "is ghost"
-const MARK_LEN: u64 = 16;
+/// Bytes of the mark.
+pub(super) const MARK_LEN: u64 = 16;
 
 /// Unused bytes at the end of an executable page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -110,6 +110,11 @@ impl Puppet {
         Ok(Self { memory, foothold, written: Cell::new(false), last_scratch: vec![Cell::new(0); slots] })
     }
 
+    /// Bytes at the end of an executable page that it needs at least.
+    pub fn room() -> usize {
+        Self::code_len() + super::foothold::MARK_LEN as usize
+    }
+
     fn code_len() -> usize {
         arch::exec_code().len().next_multiple_of(16) + arch::slot_map().len as usize
     }
