@@ -66,6 +66,43 @@ pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// How many of the next bytes of a unix stream lie in pieces that were sent before the one in which byte `len` ends.
+///
+/// The kernel copies a stream piece by piece and gives back those that were whole. So it is asked to peek into room that
+/// ends one byte short, at a page that can't be written: the last piece fails, and the count stops before it.
+pub fn pieces_before_last(socket: BorrowedFd<'_>, len: usize) -> Result<usize> {
+    const PAGE: usize = 4096;
+    let room = len.saturating_sub(1);
+    let whole = room.next_multiple_of(PAGE) + PAGE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping of our own, at an address that the kernel chooses.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), whole, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // SAFETY: the last page of that mapping.
+    let wall = unsafe { base.cast::<u8>().add(whole - PAGE) };
+    // SAFETY: as above; nobody else knows the mapping.
+    let n = match cvt(unsafe { libc::mprotect(wall.cast(), PAGE, libc::PROT_NONE) } as i64) {
+        Err(e) => Err(e),
+        Ok(_) => {
+            // SAFETY: `room` bytes before the wall lie in the mapping. What lies behind can't be written: the kernel finds
+            // that out by itself and says so.
+            let n = unsafe {
+                let at = wall.sub(room);
+                libc::recv(socket.as_raw_fd(), at.cast(), room + PAGE, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+            };
+            match cvt(n as i64) {
+                Err(Errno(libc::EFAULT)) => Ok(0),
+                other => other.map(|n| n as usize),
+            }
+        }
+    };
+    // SAFETY: the mapping made above, which nothing points into any more.
+    unsafe { libc::munmap(base, whole) };
+    n
+}
+
 /// Whether it has joined this multicast group on this interface (MCAST_MSFILTER, Linux 2.4.22).
 pub fn is_member(socket: BorrowedFd<'_>, interface: u32, group: std::net::IpAddr) -> bool {
     const MCAST_MSFILTER: i32 = 48;

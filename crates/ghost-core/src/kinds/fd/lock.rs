@@ -5,6 +5,7 @@
 //! since it is the owner of such a lock. A lock that somebody else has now is an error: two programs would both believe
 //! that they are alone.
 
+use super::class::Refusal;
 use super::{describe, note};
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
@@ -46,6 +47,15 @@ pub fn export(fd: &FdView, file: &mut rec::File) -> Result<(), KindError> {
 /// Whether somebody is told of what happens there: F_NOTIFY of a directory makes its caller the owner.
 pub fn is_notified(fd: &FdView) -> bool {
     fdops::owner(fd.ours.as_fd()).is_ok_and(|o| o.pid != 0)
+}
+
+/// Why such a directory can't travel.
+pub fn refuse_notified() -> Refusal {
+    Refusal::new(
+        "dnotify",
+        "the program is told of changes in the directory by signals (F_NOTIFY), which nothing tells the details of",
+        "let the program use inotify, or close the directory before the checkpoint",
+    )
 }
 
 /// Fills in who is told when input comes.

@@ -61,30 +61,26 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
 }
 
 /// What stands in the way of one descriptor.
-fn refusals(view: &TreeView, fd: &FdView) -> Option<class::Refusal> {
-    match class::of(fd) {
-        _ if external::name(view, fd).is_some() => None,
-        Class::Refused(refusal) => Some(refusal),
-        Class::Pipe => pipe::check(view, fd),
-        Class::Directory if lock::is_notified(fd) => Some(class::Refusal::new(
-            "dnotify",
-            "the program is told of changes in the directory by signals (F_NOTIFY), which nothing tells the details of",
-            "let the program use inotify, or close the directory before the checkpoint",
-        )),
-        Class::Regular | Class::Directory => regular::check(fd).or_else(|| outside::check_lock(view, fd)),
-        Class::TimerFd | Class::SignalFd => outside::check_shared(view, fd),
-        Class::EventFd | Class::Epoll | Class::Inotify if outside::check_shared(view, fd).is_some() => {
-            outside::check_shared(view, fd)
-        }
-        Class::Socket => socket::check(view, fd),
-        Class::EventFd => eventfd::check(fd),
-        Class::Epoll => epoll::check(view, fd),
-        Class::Inotify => inotify::check(fd),
-        Class::PidFd => pidfd::check(view, fd),
-        Class::Proc => procfile::check(view, fd),
-        Class::Namespace => ns::check(fd),
-        Class::Device | Class::Terminal => None,
+fn refusals(view: &TreeView, fd: &FdView) -> Vec<class::Refusal> {
+    if external::name(view, fd).is_some() {
+        return Vec::new();
     }
+    let (own, shared) = match class::of(fd) {
+        Class::Refused(refusal) => (Some(refusal), None),
+        Class::Pipe => (pipe::check(view, fd), None),
+        Class::Directory if lock::is_notified(fd) => (Some(lock::refuse_notified()), None),
+        Class::Regular | Class::Directory => (regular::check(fd), outside::check_lock(view, fd)),
+        Class::Socket => (socket::check(view, fd), None),
+        Class::EventFd => (eventfd::check(fd), outside::check_shared(view, fd)),
+        Class::Epoll => (epoll::check(view, fd), outside::check_shared(view, fd)),
+        Class::Inotify => (inotify::check(fd), outside::check_shared(view, fd)),
+        Class::TimerFd | Class::SignalFd => (None, outside::check_shared(view, fd)),
+        Class::PidFd => (pidfd::check(view, fd), None),
+        Class::Proc => (procfile::check(view, fd), None),
+        Class::Namespace => (ns::check(fd), None),
+        Class::Device | Class::Terminal => (None, None),
+    };
+    own.into_iter().chain(shared).collect()
 }
 
 /// The kind under which the user accepts that this descriptor is lost. What loses only a part comes along without it.
@@ -93,7 +89,8 @@ fn accepted_loss(cx: &ExportCx<'_>, fd: &FdView) -> Option<&'static str> {
         return None;
     }
     let in_part = matches!(class::of(fd), Class::Epoll | Class::Inotify | Class::EventFd);
-    refusals(cx.view, fd).map(|r| r.kind).filter(|kind| !in_part && cx.options.accept.contains(*kind))
+    let mut kinds = refusals(cx.view, fd).into_iter().map(|r| r.kind);
+    kinds.find(|kind| !in_part && cx.options.accept.contains(*kind))
 }
 
 /// How a descriptor is called in messages: `fd 7, pipe:[123]`.

@@ -26,6 +26,7 @@ use rustix::net::Shutdown;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+const STREAM: u32 = 1;
 const DGRAM: u32 = 2;
 /// The most bytes that one message can have: more than any send buffer that we have seen.
 const ROOM: usize = 1 << 26;
@@ -46,9 +47,47 @@ fn queue(fd: BorrowedFd<'_>) -> Result<Vec<message::Message>, KindError> {
     loop {
         match message::queue(fd, room, usize::MAX) {
             Err(Errno(90)) if room < ROOM => room *= 4, // EMSGSIZE: a longer one
-            other => return other.step("looking at what lies in the socket"),
+            other => return split(fd, other.step("looking at what lies in the socket")?),
         }
     }
+}
+
+/// Finds where descriptors lie in a stream: a read that gets them, which ends with the piece that they came with, may have
+/// begun with bytes that were sent before it.
+fn split(fd: BorrowedFd<'_>, messages: Vec<message::Message>) -> Result<Vec<message::Message>, KindError> {
+    let is_stream = sort(fd)?.1 == STREAM;
+    if !is_stream || messages.iter().all(|m| m.fds.is_empty()) {
+        return Ok(messages);
+    }
+    let before = sockopt::get_i32(fd, SOCKET, options::SO_PEEK_OFF).step("reading SO_PEEK_OFF")?;
+    let done = split_inner(fd, messages);
+    sockopt::set_i32(fd, SOCKET, options::SO_PEEK_OFF, before).step("putting SO_PEEK_OFF back")?;
+    done
+}
+
+fn split_inner(fd: BorrowedFd<'_>, messages: Vec<message::Message>) -> Result<Vec<message::Message>, KindError> {
+    let mut all = Vec::with_capacity(messages.len() + 1);
+    let mut start = 0_usize;
+    for mut message in messages {
+        let len = message.data.len();
+        if !message.fds.is_empty() {
+            sockopt::set_i32(fd, SOCKET, options::SO_PEEK_OFF, start as i32).step("setting SO_PEEK_OFF")?;
+            let before = sock::pieces_before_last(fd, len).step("looking at what lies in the socket")?;
+            if before > 0 && before < len {
+                let rest = message.data.split_off(before);
+                let plain = std::mem::replace(&mut message.data, rest);
+                all.push(message::Message {
+                    data: plain,
+                    from: message.from.clone(),
+                    credentials: message.credentials,
+                    ..message::Message::default()
+                });
+            }
+        }
+        start += len;
+        all.push(message);
+    }
+    Ok(all)
 }
 
 /// The same for a socket that has an error to tell: asking for more than there is would take the error from the program.
@@ -788,4 +827,38 @@ fn complete(cx: &mut ImportCx<'_>, later: &Later, file: &rec::File, socket: &rec
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn descriptors_are_found_where_they_lie_in_a_stream() {
+        let (mut a, b) = UnixStream::pair().unwrap();
+        a.write_all(b"plain ").unwrap();
+        message::send(a.as_fd(), b"with two", &[], &[a.as_fd(), b.as_fd()], None, 0).unwrap();
+        a.write_all(b" plain").unwrap();
+        for _ in 0..2 {
+            let seen: Vec<(Vec<u8>, usize)> =
+                queue(b.as_fd()).unwrap().into_iter().map(|m| (m.data, m.fds.len())).collect();
+            assert_eq!(seen, [(b"plain ".to_vec(), 0), (b"with two".to_vec(), 2), (b" plain".to_vec(), 0)]);
+        }
+        assert_eq!(sockopt::get_i32(b.as_fd(), SOCKET, options::SO_PEEK_OFF), Ok(-1));
+    }
+
+    #[test]
+    fn looking_leaves_the_error_of_a_reset() {
+        let (a, mut b) = UnixStream::pair().unwrap();
+        b.write_all(b"before").unwrap();
+        (&a).write_all(b"never read").unwrap();
+        drop(b);
+        let seen = queue(a.as_fd()).unwrap();
+        assert_eq!(seen.iter().map(|m| m.data.as_slice()).collect::<Vec<_>>(), [b"before"]);
+        assert!(poll(a.as_fd()).contains(PollFlags::ERR));
+        assert!(matches!(message::receive(a.as_fd(), 10, 2 | DONTWAIT), Ok(m) if m.data == b"before"));
+        assert!(poll(a.as_fd()).contains(PollFlags::ERR), "the error is still to be told");
+    }
 }
