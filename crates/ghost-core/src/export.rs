@@ -66,7 +66,7 @@ pub struct ExportCx<'a> {
     /// Open file descriptions that have a record already, and how new ones are told apart.
     pub shared: crate::shared::Shared,
     /// Shared anonymous memory met so far, by device and inode.
-    pub shmems: crate::model::Ids<(u64, u64)>,
+    pub shmems: Ids<(u64, u64)>,
     /// Pages to be written after the records.
     pub pages: Vec<PageSource>,
     /// What is worth saying.

@@ -21,6 +21,8 @@ pub struct Intake<'g> {
 enum Source<'g> {
     Stream(Box<ImageReader<Box<dyn Read + Send + 'g>>>),
     Whole(Box<SliceReader<'g>>, &'g [u8]),
+    /// Read to its end and let go, so that a peer who waits for that learns of it.
+    Spent(Box<Header>),
 }
 
 impl<'g> Intake<'g> {
@@ -41,6 +43,7 @@ impl<'g> Intake<'g> {
         match &self.source {
             Source::Stream(reader) => reader.header(),
             Source::Whole(reader, _) => reader.header(),
+            Source::Spent(header) => header,
         }
     }
 
@@ -74,6 +77,7 @@ impl<'g> Intake<'g> {
                         break;
                     }
                 },
+                Source::Spent(_) => break,
             }
         }
         Ok(model)
@@ -91,6 +95,7 @@ impl<'g> Intake<'g> {
             match &self.source {
                 Source::Stream(_) => place(&head, &self.buffer)?,
                 Source::Whole(_, data) => place(&head, data)?,
+                Source::Spent(_) => {}
             }
         }
         while !self.ended {
@@ -109,6 +114,7 @@ impl<'g> Intake<'g> {
                     Some(Section::Record(record)) => return Err(late(record.tag.name())),
                     None => self.ended = true,
                 },
+                Source::Spent(_) => self.ended = true,
             }
         }
         Ok(())
@@ -150,8 +156,10 @@ impl<'g> Intake<'g> {
                     }
                 }
             }
+            Source::Spent(_) => return Ok(()),
         }
         self.spooled = all;
+        self.source = Source::Spent(Box::new(self.header().clone()));
         Ok(())
     }
 }
