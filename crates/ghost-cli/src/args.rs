@@ -69,7 +69,7 @@ pub enum Verb {
         url: String,
     },
     /// See the main job: a program checkpointed, restarted, duplicated and migrated.
-    Demo,
+    Demo(Demo),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -214,4 +214,12 @@ pub struct Duplicate {
     /// How many more.
     #[arg(short = 'n', long, default_value_t = 1)]
     pub copies: usize,
+}
+
+#[derive(Args, Debug)]
+/// Arguments of `demo`.
+pub struct Demo {
+    /// How the demo starts itself in its namespaces.
+    #[arg(long, hide = true)]
+    pub inside: Option<PathBuf>,
 }

@@ -45,8 +45,11 @@ pub fn inspect(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
                     "comm": p.threads.first().map(|t| t.comm.clone()), "zombie": p.zombie.is_some()})
             })
             .collect();
-        let notes: Vec<_> =
-            host.notes.iter().map(|n| serde_json::json!({"pid": n.pid, "kind": n.kind, "subject": n.subject, "text": n.text})).collect();
+        let notes: Vec<_> = host
+            .notes
+            .iter()
+            .map(|n| serde_json::json!({"pid": n.pid, "kind": n.kind, "subject": n.subject, "text": n.text}))
+            .collect();
         println!(
             "{}",
             serde_json::json!({"url": url, "format": format!("{}.{}", version.major, version.minor), "kernel": kernel,
@@ -93,7 +96,8 @@ pub fn list(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
     let resource = places::source(cli, url)?;
     let Some(store) = resource.store() else { return Err(no_store(url)) };
     for entry in store.list()? {
-        let seconds = entry.modified.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+        let seconds =
+            entry.modified.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
         if cli.json {
             println!("{}", serde_json::json!({"url": entry.url, "bytes": entry.len_bytes, "modified_s": seconds}));
         } else {

@@ -38,7 +38,7 @@ fn run(cli: &args::Cli) -> Result<ExitCode, Fail> {
         Verb::Check { pid } => check::run(cli, *pid),
         Verb::List { url } => images::list(cli, url),
         Verb::Remove { url } => images::remove(cli, url),
-        Verb::Demo => demo::run(cli),
+        Verb::Demo(a) => demo::run(cli, a),
         Verb::Completions { shell } => {
             clap_complete::generate(*shell, &mut args::Cli::command(), "ghost", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -88,7 +88,8 @@ pub fn receive(cli: &Cli, args: &Receive) -> Result<ExitCode, Fail> {
         ghost::receive(&mut from, &mut to, &options)?
     };
     if args.url == "-" {
-        let quiet = Cli { quiet: true, json: false, timings: false, plugin: Vec::new(), verb: crate::args::Verb::Failpoints };
+        let quiet =
+            Cli { quiet: true, json: false, timings: false, plugin: Vec::new(), verb: crate::args::Verb::Failpoints };
         announce(&quiet, &args.making, &restored)?;
     } else {
         announce(cli, &args.making, &restored)?;

@@ -39,7 +39,11 @@ pub fn announce(cli: &Cli, making: &Making, restored: &Restored) -> Result<(), F
     if let Some(path) = &making.pidfile {
         let written = std::fs::write(path, format!("{}\n", restored.root));
         if let Err(e) = written {
-            return Err(Fail::Words(format!("it runs as pid {}, but {} cannot be written: {e}", restored.root, path.display())));
+            return Err(Fail::Words(format!(
+                "it runs as pid {}, but {} cannot be written: {e}",
+                restored.root,
+                path.display()
+            )));
         }
     }
     if making.detach {
@@ -66,7 +70,9 @@ pub fn options(making: &Making) -> Result<ImportOptions, Fail> {
     let mut inherit = Vec::new();
     for text in &making.inherit_fd {
         let parsed = text.rsplit_once('=').and_then(|(name, fd)| Some((name.to_owned(), fd.parse::<i32>().ok()?)));
-        let Some((name, fd)) = parsed else { return Err(Fail::Usage(format!("--inherit-fd takes NAME=FD, not {text}"))) };
+        let Some((name, fd)) = parsed else {
+            return Err(Fail::Usage(format!("--inherit-fd takes NAME=FD, not {text}")));
+        };
         inherit.push((name, own(fd)?));
     }
     Ok(ImportOptions {
@@ -94,7 +100,15 @@ fn own(fd: i32) -> Result<OwnedFd, Fail> {
 
 /// Signals that a terminal or a supervisor sends to ghost and means for the program.
 const PASSED_ON: &[i32] = &[
-    sig::SIGHUP, sig::SIGINT, sig::SIGQUIT, sig::SIGTERM, sig::SIGUSR1, sig::SIGUSR2, sig::SIGCONT, sig::SIGWINCH, sig::SIGALRM,
+    sig::SIGHUP,
+    sig::SIGINT,
+    sig::SIGQUIT,
+    sig::SIGTERM,
+    sig::SIGUSR1,
+    sig::SIGUSR2,
+    sig::SIGCONT,
+    sig::SIGWINCH,
+    sig::SIGALRM,
 ];
 
 /// Keeps signals and hands them on.

@@ -17,6 +17,14 @@ fn fcntl(fd: BorrowedFd<'_>, command: i32, value: i64) -> Result<i32> {
     cvt(unsafe { libc::fcntl(fd.as_raw_fd(), command, value) } as i64).map(|v| v as i32)
 }
 
+/// Marks every descriptor from `first` on close-on-exec: programs started later do not inherit what we did.
+///
+/// `close_range(2)`, `CLOSE_RANGE_CLOEXEC` (Linux 5.11; `EINVAL` before).
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: takes numbers only, and with this flag nothing is closed now.
+    cvt(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
 /// Orders two descriptors of ours by the open file description behind them: equal when it is the same one.
 ///
 /// `kcmp(2)`, `KCMP_FILE` (Linux 3.5). The order is the kernel's own, arbitrary and constant until the next boot.
