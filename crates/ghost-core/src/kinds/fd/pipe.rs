@@ -107,8 +107,8 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
             gid: fd.stat.st_gid,
         });
     }
-    if !new && fd.info.flags & (ACCESS | OFlags::PATH.bits()) != OFlags::WRONLY.bits() {
-        // The first reader, when that is only in flight: no descriptor of the tree could look into the pipe before.
+    if fd.info.flags & (ACCESS | OFlags::PATH.bits()) != OFlags::WRONLY.bits() {
+        // A reader that is only in flight: no descriptor of the tree could look into the pipe.
         if let Some(pipe) = cx.model.pipes.iter_mut().find(|p| p.id == id).filter(|p| p.packets.is_empty()) {
             pipe.packets = peek(fd.ours.as_fd(), pipe.size as usize)?;
             pipe.packet_mode |= pipe.packets.len() > 1;
