@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 /// Runs it: 0 when everything can travel, 3 when something is refused.
 pub fn run(cli: &Cli, pid: Option<i32>) -> Result<ExitCode, Fail> {
-    let Some(pid) = pid else { return host(cli) };
+    let Some(pid) = pid else { return Ok(host(cli)) };
     let blockers = ghost::check(pid)?;
     if blockers.is_empty() {
         if cli.json {
@@ -32,7 +32,13 @@ pub fn run(cli: &Cli, pid: Option<i32>) -> Result<ExitCode, Fail> {
     Ok(ExitCode::from(3))
 }
 
-fn host(cli: &Cli) -> Result<ExitCode, Fail> {
-    let _ = cli;
-    Ok(ExitCode::SUCCESS)
+fn host(cli: &Cli) -> ExitCode {
+    for feature in ghost_sys::features::all() {
+        if cli.json {
+            println!("{}", serde_json::json!({"feature": feature.name, "ok": feature.ok, "why": feature.why}));
+        } else {
+            println!("{} {:<24} {}", if feature.ok { "yes" } else { "no " }, feature.name, feature.why);
+        }
+    }
+    ExitCode::SUCCESS
 }

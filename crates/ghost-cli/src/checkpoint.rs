@@ -21,7 +21,6 @@ pub fn run(cli: &Cli, args: &Checkpoint) -> Result<ExitCode, Fail> {
         accept: args.accept.iter().cloned().collect(),
         external: args.external.clone(),
         progress: Some(Arc::clone(&progress)),
-        ..ExportOptions::default()
     };
     let bar = say::Bar::watch(cli, "checkpoint", &progress);
     let done = ghost::checkpoint(args.pid, to, &options);

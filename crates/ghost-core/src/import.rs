@@ -287,7 +287,7 @@ pub fn first_with_table(model: &Model, process: &rec::Process) -> bool {
 fn high_number(model: &Model) -> i32 {
     // Free in every table, and no higher than it must be: the highest number of a table may be the highest of all.
     let taken: std::collections::HashSet<u32> = model.fd_tables.iter().flat_map(|t| &t.fds).map(|f| f.fd).collect();
-    (64..).find(|n| !taken.contains(n)).map_or(64, |n| n as i32)
+    (64..1 << 30).find(|n| !taken.contains(n)).map_or(64, |n| n as i32)
 }
 
 /// The same descriptor under this number or a higher one.

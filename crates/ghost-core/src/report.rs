@@ -52,7 +52,9 @@ impl Report {
     }
     /// Time during which the program did not run, of an export.
     pub fn frozen(&self) -> Duration {
-        self.total() - self.stages.first().map_or(Duration::ZERO, |s| if s.0 == "freeze" { s.1 / 2 } else { s.1 })
+        self.total()
+            .checked_sub(self.stages.first().map_or(Duration::ZERO, |s| if s.0 == "freeze" { s.1 / 2 } else { s.1 }))
+            .unwrap()
     }
     /// Time of one stage, zero if it did not happen.
     pub fn of(&self, name: &str) -> Duration {

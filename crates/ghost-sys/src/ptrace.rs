@@ -185,7 +185,9 @@ impl Running {
         let mut thread = self;
         loop {
             thread = match thread.try_wait()? {
-                Ok(Waited::Stopped(s, stop @ (Stop::Trap | Stop::Group(_)))) => return Ok(Ok(Waited::Stopped(s, stop))),
+                Ok(Waited::Stopped(s, stop @ (Stop::Trap | Stop::Group(_)))) => {
+                    return Ok(Ok(Waited::Stopped(s, stop)));
+                }
                 Ok(Waited::Stopped(s, _)) => {
                     s.interrupt()?;
                     let signal = s.held.get();

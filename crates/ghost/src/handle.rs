@@ -1,6 +1,8 @@
 //! The ghost itself: a process on its way through a plugged resource.
 
-use crate::{Action, ClassId, Error, ExportOptions, ImportOptions, KindError, Pid, Registry, Report, Resource, Restored};
+use crate::{
+    Action, ClassId, Error, ExportOptions, ImportOptions, KindError, Pid, Registry, Report, Resource, Restored,
+};
 use ghost_core::export::Exporting;
 use ghost_core::import::prepare;
 use ghost_core::intake::Intake;
@@ -100,8 +102,12 @@ pub(crate) fn import_as(action: Action, ghost: &mut Ghost, options: &ImportOptio
     let input = open_import_auto(ghost.resource(action)?)
         .map_err(|e| of_resource(action, "opening the ghost", e, "nothing was touched"))?;
     let prepared = match input.as_mapped() {
-        Some(bytes) => Intake::whole(bytes).map_err(|e| failed(action, e)).and_then(|mut i| prepare(action, &mut i, options))?,
-        None => Intake::stream(Box::new(input)).map_err(|e| failed(action, e)).and_then(|mut i| prepare(action, &mut i, options))?,
+        Some(bytes) => {
+            Intake::whole(bytes).map_err(|e| failed(action, e)).and_then(|mut i| prepare(action, &mut i, options))?
+        }
+        None => Intake::stream(Box::new(input))
+            .map_err(|e| failed(action, e))
+            .and_then(|mut i| prepare(action, &mut i, options))?,
     };
     prepared.go()
 }

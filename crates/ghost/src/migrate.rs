@@ -7,7 +7,7 @@
 use crate::protocol::{Word, hear, say};
 use crate::{Action, After, Error, ExportOptions, ImportOptions, KindError, Pid, Pids, Report, Restored};
 use ghost_core::export::Exporting;
-use ghost_core::import::prepare;
+use ghost_core::import::{Prepared, prepare};
 use ghost_core::intake::Intake;
 use std::io::{self, Read, Write};
 
@@ -21,7 +21,11 @@ fn failed(pid: Pid, what: KindError, aftermath: &str) -> Error {
 
 fn wire(step: &str) -> impl FnOnce(io::Error) -> KindError + '_ {
     move |e| {
-        let words = if e.kind() == io::ErrorKind::UnexpectedEof { "the other side has hung up".to_owned() } else { e.to_string() };
+        let words = if e.kind() == io::ErrorKind::UnexpectedEof {
+            "the other side has hung up".to_owned()
+        } else {
+            e.to_string()
+        };
         KindError::conflict(step, words)
     }
 }
@@ -40,7 +44,7 @@ pub fn migrate(
     to_peer: &mut dyn Write,
     options: &ExportOptions,
 ) -> Result<(Report, Pid), Error> {
-    let hello = Word::Hello(ghost_core::host::record_of_host(pid));
+    let hello = Word::Hello(Box::new(ghost_core::host::record_of_host(pid)));
     say(to_peer, &hello).map_err(|e| failed(pid, wire("greeting the other side")(e), UNTOUCHED))?;
     match hear(from_peer).map_err(|e| failed(pid, wire("being greeted")(e), UNTOUCHED))? {
         Word::Welcome => {}
@@ -77,7 +81,11 @@ pub fn migrate(
                 Err(e) => wire("waiting for RUNNING")(e),
             };
             let advice = format!("look there: if it runs, `kill -KILL {pid}` here; if not, `kill -CONT {pid}` here");
-            Err(failed(pid, what.advise(advice), "in doubt: the process here is stopped and must not go on if it runs there"))
+            Err(failed(
+                pid,
+                what.advise(advice),
+                "in doubt: the process here is stopped and must not go on if it runs there",
+            ))
         }
     }
 }
@@ -148,7 +156,11 @@ fn take(
 }
 
 /// Keeps the whole ghost, takes the process over, and builds it when the source is gone.
-fn take_over(from_peer: &mut (dyn Read + Send), to_peer: &mut dyn Write, options: &ImportOptions) -> Result<Restored, Error> {
+fn take_over(
+    from_peer: &mut (dyn Read + Send),
+    to_peer: &mut dyn Write,
+    options: &ImportOptions,
+) -> Result<Restored, Error> {
     let fail = |what| failed(0, what, "nothing was left behind");
     let mut intake = Intake::stream(Box::new(&mut *from_peer)).map_err(fail)?;
     let mut kept = Vec::new();
@@ -162,9 +174,14 @@ fn take_over(from_peer: &mut (dyn Read + Send), to_peer: &mut dyn Write, options
     // It is ours now, and the source ends on this word: from here on the ghost in memory is all there is.
     let _ = say(to_peer, &Word::Running(0));
     let options = ImportOptions { wait_for_pids_ms: 30_000, ..borrow(options) };
-    let built = Intake::whole(&kept).map_err(fail).and_then(|mut i| prepare(Action::Migrate, &mut i, &options)).and_then(|p| p.go());
+    let built = Intake::whole(&kept)
+        .map_err(fail)
+        .and_then(|mut i| prepare(Action::Migrate, &mut i, &options))
+        .and_then(Prepared::go);
     built.map_err(|e| match rescue(&kept) {
-        Ok(path) => with_aftermath(e, format!("the process has ended there; its ghost is kept in {path}: ghost restart {path}")),
+        Ok(path) => {
+            with_aftermath(e, format!("the process has ended there; its ghost is kept in {path}: ghost restart {path}"))
+        }
         Err(io) => with_aftermath(e, format!("the process has ended there and its ghost could not be kept: {io}")),
     })
 }

@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 #[derive(Debug, Clone)]
 pub enum Word {
     /// Source: who I am.
-    Hello(rec::Host),
+    Hello(Box<rec::Host>),
     /// Destination: go on.
     Welcome,
     /// Destination: it cannot live here, and why.
@@ -82,9 +82,12 @@ pub fn hear(from: &mut (impl Read + ?Sized)) -> io::Result<Word> {
             let (version, host) = body.split_first_chunk::<4>().ok_or_else(|| bad("a HELLO without a version"))?;
             let version = u32::from_le_bytes(*version);
             if version != VERSION {
-                return Err(bad(&format!("the other ghost speaks version {version} of the protocol, this one {VERSION}")));
+                return Err(bad(&format!(
+                    "the other ghost speaks version {version} of the protocol, this one {VERSION}"
+                )));
             }
-            Word::Hello(rec::Host::decode(host).map_err(|_| bad("a HELLO that is not understood"))?)
+            let host = rec::Host::decode(host).map_err(|_| bad("a HELLO that is not understood"))?;
+            Word::Hello(Box::new(host))
         }
         b"WELC" => Word::Welcome,
         b"REFU" => Word::Refused(text()),
@@ -112,7 +115,7 @@ mod tests {
     fn words_arrive_as_they_were_said() {
         let host = rec::Host { hostname: "here".into(), ..rec::Host::default() };
         let all = [
-            Word::Hello(host),
+            Word::Hello(Box::new(host)),
             Word::Welcome,
             Word::Refused("no".into()),
             Word::Prepared(true),

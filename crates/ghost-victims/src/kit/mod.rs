@@ -1,7 +1,7 @@
 //! Small safe helpers over libc for victims about files, pipes, sockets, terminals and refusals.
 //!
 //! Descriptors are plain numbers: a victim is *about* its numbers, and it never closes one behind its own
-//! back. Every call answers with [`Errno`], which turns into the text of a `BAD` line by `?`; [`row!`] makes a
+//! back. Every call answers with [`Errno`], which turns into the text of a `BAD` line by `?`; `row!` makes a
 //! row of the table from a body in which `?` works, [`run`] does the same for a child.
 
 pub mod fd;

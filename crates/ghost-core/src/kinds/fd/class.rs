@@ -90,7 +90,7 @@ pub fn of(fd: &FdView) -> Class {
 
 fn on_file_system(fd: &FdView, usual: Class) -> Class {
     // A running program may have lost the file system under it; then opening it again will say so.
-    let magic = rustix::fs::fstatfs(&fd.ours).map_or(0, |s| s.f_type as i64);
+    let magic = rustix::fs::fstatfs(&fd.ours).map_or(0, |s| s.f_type);
     match magic {
         PROC_MAGIC => Class::Proc,
         NSFS_MAGIC => Class::Namespace,
@@ -125,7 +125,7 @@ fn character(fd: &FdView) -> Class {
             "the master side of a pseudo-terminal is open",
             "leave the terminal program (script, tmux, sshd) out of the tree: checkpoint what runs inside of it",
         ),
-        (4, _) | (5, 0 | 1) | (136..=143, _) => Class::Terminal,
+        (4 | 136..=143, _) | (5, 0 | 1) => Class::Terminal,
         (10, 232) => refused("kvm", "a virtual machine of the kernel (KVM) is open", "stop the virtual machine first"),
         _ => refused(
             "device",

@@ -67,7 +67,8 @@ pub fn leads_out(view: &TreeView, fd: &FdView) -> bool {
         writes |= access != OFlags::RDONLY.bits();
     }
     let flying = crate::kinds::socket::facts(view).flying.contains(&fd.stat.st_ino);
-    !(reads && writes) && !flying && !is_widowed(fd.ours.as_fd())
+    let both_ends_here = reads && writes;
+    !both_ends_here && !flying && !is_widowed(fd.ours.as_fd())
 }
 
 /// Whether the other end of this pipe is closed.

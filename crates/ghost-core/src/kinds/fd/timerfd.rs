@@ -78,7 +78,7 @@ fn arm(fd: BorrowedFd<'_>, timer: &rec::TimerFd) -> Result<Option<&'static str>,
 }
 
 fn ns(t: Timespec) -> i64 {
-    t.tv_sec * 1_000_000_000 + t.tv_nsec as i64
+    t.tv_sec * 1_000_000_000 + t.tv_nsec
 }
 fn timespec(ns: i64) -> Timespec {
     Timespec { tv_sec: ns / 1_000_000_000, tv_nsec: (ns % 1_000_000_000) as _ }

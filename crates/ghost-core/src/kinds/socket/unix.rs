@@ -539,12 +539,11 @@ fn connection(cx: &mut ImportCx<'_>, a: &rec::Socket, b: &rec::Socket) -> Result
     let (server, client, swapped) = if a.local.is_empty() { (b, a, true) } else { (a, b, false) };
     let socket = || sock::socket(AF_UNIX as i32, server.r#type as i32, 0).step("making a socket");
     let (listener, connecting) = (socket()?, socket()?);
-    let reach = match sock::unix_path(&server.local) {
-        Some(_) => Reach::File(sock::bind_hidden(listener.as_fd(), &server.local).step("binding a name apart")?),
-        None => {
-            sock::bind(listener.as_fd(), &server.local).step("binding an abstract name")?;
-            Reach::Address(server.local.clone())
-        }
+    let reach = if sock::unix_path(&server.local).is_some() {
+        Reach::File(sock::bind_hidden(listener.as_fd(), &server.local).step("binding a name apart")?)
+    } else {
+        sock::bind(listener.as_fd(), &server.local).step("binding an abstract name")?;
+        Reach::Address(server.local.clone())
     };
     // Each end tells who made the other.
     listen_as(cx, client.peer_cred.as_ref(), listener.as_fd(), 1)?;
