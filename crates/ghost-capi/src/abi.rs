@@ -1,6 +1,6 @@
 //! The functions of `ghost.h`.
 //!
-//! Each one is the same three steps: look at the pointers, enter [`border`] (which catches panics and keeps the failure), call
+//! Each one is the same three steps: look at the pointers, enter `border` (which catches panics and keeps the failure), call
 //! the safe [`Handle`]. What C must promise stands in the preamble of the header (cbindgen.toml) and is what the SAFETY notes
 //! of this file lean on: pointers are null or valid, strings end, a destroyed ghost is not used.
 //!

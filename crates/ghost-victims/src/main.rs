@@ -1,11 +1,13 @@
 //! `victim`: all victims in one binary.
 //!
-//!     victim list                       all names with their flags, one a line
-//!     victim AREA/NAME DIR              runs one by the protocol of the README
-//!     victim test [--stop] [FILTER…]    runs those whose name holds a FILTER; --stop: with SIGSTOP and SIGCONT
-//!     victim test --spoil [FILTER…]     spoils what they have open: each that does not notice is told
-//!     victim ns [--reaped FILE] CMD…    runs CMD in its own pid and mount namespace, under an init that reaps
-//!     victim bare CMD…                  becomes CMD, leader of a session of its own, with standard descriptors only
+//! ```text
+//! victim list                       all names with their flags, one a line
+//! victim AREA/NAME DIR              runs one by the protocol of the README
+//! victim test [--stop] [FILTER…]    runs those whose name holds a FILTER; --stop: with SIGSTOP and SIGCONT
+//! victim test --spoil [FILTER…]     spoils what they have open: each that does not notice is told
+//! victim ns [--reaped FILE] CMD…    runs CMD in its own pid and mount namespace, under an init that reaps
+//! victim bare CMD…                  becomes CMD, leader of a session of its own, with standard descriptors only
+//! ```
 use ghost_victims::{Ctx, Flag, areas, selftest};
 use std::process::ExitCode;
 
