@@ -355,6 +355,7 @@ pub struct Later {
     any: bool,
 }
 
+#[allow(clippy::implicit_hasher)] // one caller
 /// Makes every unix socket, without what lies in it.
 pub fn import(cx: &mut ImportCx<'_>, made: &mut HashMap<u32, OwnedFd>) -> Result<Later, KindError> {
     let model = cx.model;
