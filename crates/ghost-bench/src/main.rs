@@ -94,13 +94,21 @@ fn main() -> ExitCode {
         Verb::All { how, no_double } => set_up(how).and_then(|ghost| cases::all(&ghost, how, !no_double)),
         Verb::Seed { how, docs } => set_up(how).and_then(|ghost| seed::run(&ghost, how, docs)),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("ghost-bench: {why}");
             ExitCode::FAILURE
         }
+    };
+    if let Verb::All { how, .. } | Verb::Seed { how, .. } = &cli.verb {
+        for dir in [&how.disk, &how.tmpfs] {
+            let _ = std::fs::remove_dir_all(dir.join("program"));
+            // Only if nothing else lies there.
+            let _ = std::fs::remove_dir(dir);
+        }
     }
+    code
 }
 
 /// Starts this program again as pid 1 of namespaces of its own.

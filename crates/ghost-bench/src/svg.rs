@@ -95,7 +95,7 @@ mod tests {
     fn axes_are_round_and_hold_everything() {
         assert_eq!(axis(32_933.0), (10_000.0, 40_000.0));
         assert_eq!(axis(5.9), (1.0, 6.0));
-        assert_eq!(axis(0.0).1, axis(0.0).0);
+        assert!(axis(0.0).0 > 0.0 && axis(0.0).1 >= axis(0.0).0);
     }
 
     #[test]

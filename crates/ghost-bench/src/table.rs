@@ -15,6 +15,10 @@ impl Table {
     pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
+    /// Only headings so far.
+    pub fn is_empty(&self) -> bool {
+        self.rows.len() < 2
+    }
     /// As Markdown, aligned so that it reads well as text, too.
     pub fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
