@@ -60,14 +60,22 @@ impl DecompressReader {
             }
             Step::End => {
                 self.ended = true;
-                if let Some(below) = self.below.take() {
-                    // It has told its last; waiting closes what is below before the caller goes on.
-                    let _ = below.join();
-                }
+                self.close();
             }
-            Step::Failed(error) => return Err(error),
+            Step::Failed(error) => {
+                self.close();
+                return Err(error);
+            }
         }
         Ok(())
+    }
+
+    /// The reading thread has told its last; waiting for it closes what is below before the caller goes on.
+    fn close(&mut self) {
+        if let Some(below) = self.below.take() {
+            // Should it have died, that was told as well.
+            let _ = below.join();
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! A few threads that each do the same work on one block at a time.
 //!
 //! Each job carries the way for its answer, so whoever keeps the answers' receivers in order gets the results in
-//! order. The threads end when the pool is dropped and the last job is done. A job whose thread died gives no answer,
+//! order. Dropping the pool waits for its threads, which end with the last job. A job whose thread died gives no answer,
 //! which its receiver sees.
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 /// More threads than this gain nothing over the memory they touch.
 const THREADS_MAX: usize = 8;
@@ -14,8 +15,9 @@ const THREADS_MAX: usize = 8;
 /// Threads that turn an `I` into an `O`.
 #[derive(Debug)]
 pub(super) struct Pool<I, O> {
-    jobs: SyncSender<(I, SyncSender<O>)>,
-    threads: usize,
+    /// Gone only while the pool is dropped, which is what tells the threads to end.
+    jobs: Option<SyncSender<(I, SyncSender<O>)>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl<I: Send + 'static, O: Send + 'static> Pool<I, O> {
@@ -24,12 +26,14 @@ impl<I: Send + 'static, O: Send + 'static> Pool<I, O> {
     where
         W: FnMut(I) -> O + Send + 'static,
     {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
-        let (jobs, queue) = sync_channel::<(I, SyncSender<O>)>(threads);
+        let wanted = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
+        let (jobs, queue) = sync_channel::<(I, SyncSender<O>)>(wanted);
         let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..threads {
+        // From here on an error drops the pool, and with it the threads that there are already.
+        let mut pool = Self { jobs: Some(jobs), threads: Vec::new() };
+        for _ in 0..wanted {
             let (mut work, queue) = (make()?, Arc::clone(&queue));
-            std::thread::Builder::new().name("ghost-layer".into()).spawn(move || {
+            let thread = std::thread::Builder::new().name("ghost-layer".into()).spawn(move || {
                 loop {
                     // Nothing can panic while the lock is held.
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -38,21 +42,34 @@ impl<I: Send + 'static, O: Send + 'static> Pool<I, O> {
                     let _ = answer.send(work(input));
                 }
             })?;
+            pool.threads.push(thread);
         }
-        Ok(Self { jobs, threads })
+        Ok(pool)
     }
 
     /// Jobs that should be under way at once: each thread has one and finds the next.
     pub(super) fn depth(&self) -> usize {
-        2 * self.threads
+        2 * self.threads.len()
     }
 
     /// Gives a job to the next free thread. The answer arrives at what comes back.
     pub(super) fn submit(&self, input: I) -> Receiver<O> {
         let (answer, receiver) = sync_channel(1);
-        // If all threads died, the answer's sender is dropped here and the receiver says so.
-        let _ = self.jobs.send((input, answer));
+        if let Some(jobs) = &self.jobs {
+            // If all threads died, the answer's sender is dropped here and the receiver says so.
+            let _ = jobs.send((input, answer));
+        }
         receiver
+    }
+}
+
+impl<I, O> Drop for Pool<I, O> {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            // One that died was told of where its answer was missed.
+            let _ = thread.join();
+        }
     }
 }
 
