@@ -11,6 +11,7 @@
 
 use crate::error::{Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
+use crate::kinds::memory::ask;
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_sys::proc::{self, PosixTimer};
 use ghost_sys::ptrace::{self, NT_PRSTATUS, Stopped};
@@ -78,6 +79,8 @@ pub struct ProcessAnswers {
     pub membarrier: u32,
     /// ARCH_GET_XCOMP_PERM.
     pub xcomp_permitted: u64,
+    /// What only the process can tell of its memory.
+    pub memory: ask::MemoryAnswers,
     /// Children whose stop (false) or continuation (true) the process has not waited for yet.
     pub child_reports: Vec<(Pid, bool)>,
 }
@@ -104,6 +107,8 @@ pub struct ThreadAnswers {
     pub signal_mask: u64,
     /// Alternate signal stack: address, flags, size.
     pub alt_stack: (u64, u32, u64),
+    /// Its NUMA policy as [`rec::Thread`](ghost_image::record::Thread) has it; empty for the default.
+    pub mempolicy: Vec<u8>,
     /// Where the kernel writes a zero at its end.
     pub clear_child_tid: u64,
     /// Signal it gets when its parent dies.
@@ -177,18 +182,24 @@ fn ask_process(
     let questions = ThreadQuestions::queue(&mut batch);
     let mut first = batch.clone();
     let of_process = ProcessQuestions::queue(&mut first, &timers, living_children);
+    let of_memory = ask::MemoryQuestions::queue(&mut first, &process.smaps);
     let work: Vec<(&Stopped, &Batch)> =
         visits.iter().enumerate().map(|(i, (_, stopped))| (*stopped, if i == 0 { &first } else { &batch })).collect();
     for (i, (outcome, (nth, stopped))) in puppet.run_each(&work).into_iter().zip(&visits).enumerate() {
         let outcome = outcome.step_on(pid, || format!("tid {}", stopped.tid()), "asking it")?;
         if i == 0 {
             of_process.read(&outcome, &timers, living_children, &mut answers);
+            answers.memory = of_memory.read(&outcome);
         }
         let thread = &mut answers.threads[*nth];
         let (registers, signal_mask) = (std::mem::take(&mut thread.registers), thread.signal_mask);
         *thread = ThreadAnswers { registers, signal_mask, ..questions.read(&outcome) };
     }
     let first = &frozen.threads[0].stopped;
+    if let Some((more, questions)) = ask::PolicyQuestions::queue(&answers.memory) {
+        let outcome = puppet.run_each(&[(visits[0].1, &more)]).into_iter().next().expect("one outcome a batch");
+        questions.read(&outcome.step_on(pid, String::new, "asking for its NUMA policies")?, &mut answers.memory);
+    }
     puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;
     Ok(answers)
 }
@@ -230,6 +241,7 @@ fn may_enter(thread: &ThreadView, stopped: &Stopped) -> Result<(), KindError> {
 /// Where in a batch the answers of a thread will be.
 struct ThreadQuestions {
     alt_stack: DataRef,
+    policy: ask::Policy,
     tid_address: (Slot, DataRef),
     pdeath: DataRef,
     securebits: Slot,
@@ -252,6 +264,7 @@ impl ThreadQuestions {
         let tsc = batch.room(4);
         Self {
             alt_stack,
+            policy: ask::Policy::of_thread(batch),
             tid_address: (asked, address),
             pdeath,
             personality: batch.call("personality", nr::PERSONALITY, &[u32::MAX.into()]),
@@ -271,6 +284,7 @@ impl ThreadQuestions {
         let stack = outcome.bytes(self.alt_stack);
         ThreadAnswers {
             alt_stack: (word(stack, 0), word(stack, 8) as u32, word(stack, 16)),
+            mempolicy: self.policy.read(outcome),
             clear_child_tid: outcome.result(self.tid_address.0).map_or(0, |_| outcome.u64(self.tid_address.1)),
             pdeath_signal: outcome.u32(self.pdeath),
             securebits: number(self.securebits).unwrap_or(0),

@@ -191,10 +191,24 @@ fn memfd(regular: &rec::Regular) -> Result<OwnedFd, KindError> {
     make(flags | newer).or_else(|_| make(flags)).step(format!("making memfd {}", regular.memfd_name))
 }
 
+/// Whether a process of the tree runs this.
+fn is_executable(cx: &ImportCx<'_>, regular: &rec::Regular) -> bool {
+    let content_of = |id| match cx.model.files.iter().find(|f| f.id == id).and_then(|f| f.object.as_ref()) {
+        Some(rec::file::Object::Regular(r)) => r.content_id,
+        _ => 0,
+    };
+    !regular.tmpfile && cx.model.mms.iter().any(|mm| content_of(mm.exe_file_id) == regular.content_id)
+}
+
 /// A new inode without a name, where the old one was if that can be.
 fn nameless(cx: &mut ImportCx<'_>, regular: &rec::Regular) -> Result<OwnedFd, KindError> {
     let old = regular.path.as_ref().map_or(&b"/"[..], |p| p.path.as_slice());
     let name = path::mapped(cx, old);
+    if is_executable(cx, regular)
+        && let Ok(fd) = crate::kinds::memory::exe::deleted(&name)
+    {
+        return Ok(fd);
+    }
     let mut flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     if !regular.tmpfile {
         flags |= OFlags::EXCL; // no name can be given to it later, as none could be given to a deleted file

@@ -231,6 +231,7 @@ pub fn describe(model: &crate::model::Model, file: &rec::File) -> String {
 /// Gives descriptors their numbers and completes what needs them.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     content::finish(cx)?;
+    crate::kinds::memory::import_sealed(cx)?;
     inotify::finish(cx)?;
     table::finish(cx)?;
     epoll::finish(cx)?;

@@ -93,7 +93,8 @@ pub fn export_exe(cx: &mut ExportCx<'_>, index: usize) -> Result<u32, KindError>
 pub fn export_mapping(cx: &mut ExportCx<'_>, index: usize, vma: &Smap) -> Result<u32, KindError> {
     let process = &cx.view.processes[index];
     let m = &vma.mapping;
-    let write = m.perms.contains(Perms::SHARED) && vma.flags.contains(VmFlags::MAY_WRITE);
+    // Shared in the kernel's sense: what is mapped was open for writing, even if seals forbid it now.
+    let write = m.perms.contains(Perms::SHARED) && vma.flags.contains(VmFlags::SHARED);
     let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
     if let Some(&id) = cx.shared.opened.get(&(m.dev, m.inode, access.bits())) {
         return Ok(id);

@@ -7,7 +7,11 @@
 //! Lost: the split of neighbouring mappings that the kernel would have merged; which pages were resident but zero.
 //! Refused: see [`vma::check`].
 
+pub mod aio;
+pub mod ask;
+pub mod exe;
 pub mod pages;
+pub mod policy;
 pub mod vdso;
 pub mod vma;
 
@@ -37,11 +41,15 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         let mut mm = facts(id, process, cx.answers.processes[index].brk)?;
         mm.exe = Some(crate::kinds::fd::path_of_link(process, "exe")?);
         mm.exe_file_id = crate::kinds::fd::export_exe(cx, index)?;
+        let answers = &cx.answers.processes[index].memory;
+        (mm.mlock_future, mm.mlock_onfault) = (answers.lock_future, answers.lock_onfault);
         let runs = pages::runs(process)?;
         for smap in &process.smaps {
             if let Some(vma) = vma::export(cx, index, smap, &runs)? {
-                if vma.special() == Special::Vdso {
-                    mm.vdso = vma.start;
+                match vma.special() {
+                    Special::Vdso => mm.vdso = vma.start,
+                    Special::AioRing => mm.aio.push(aio::export(cx, index, &vma)?),
+                    _ => {}
                 }
                 mm.vmas.push(vma);
             }
@@ -82,16 +90,11 @@ fn facts(id: u32, process: &ProcessView, brk: u64) -> Result<rec::Mm, KindError>
 /// Makes the mappings of every address space, empty and writable where pages will come.
 pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
-    let mut first_user = std::collections::HashMap::new();
-    for (index, process) in model.processes.iter().enumerate() {
-        if process.zombie.is_none() {
-            first_user.entry(process.mm_id).or_insert(index);
-        }
-    }
+    let first_user = crate::import::first_users(model);
     vma::import_shmem(cx, &first_user)?;
     let here = vdso::Here::of(cx)?;
     for (mm, index) in owners(model, &first_user) {
-        let numbers = vma::hand_over_files(cx, index, mm)?;
+        let numbers = vma::hand_over_files(cx, index, mm.vmas.iter())?;
         here.park(cx, index, mm)?;
         for vma in &mm.vmas {
             vma::import(&mut cx.building[index].batch, vma, &numbers);
@@ -103,8 +106,28 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         for number in vma::distinct(&numbers) {
             cx.building[index].batch.call("close of a mapped file", libc::SYS_close, &[number.into()]);
         }
+        aio::import(cx, index, mm)?;
     }
     cx.flush_all()
+}
+
+/// Makes the mappings that had to wait for the seals of what they map. Called while descriptors may still be closed.
+pub fn import_sealed(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+    let model = cx.model;
+    for (mm, index) in owners(model, &crate::import::first_users(model)) {
+        if !mm.vmas.iter().any(vma::is_after_seals) {
+            continue;
+        }
+        let late = || mm.vmas.iter().filter(|v| vma::is_after_seals(v));
+        let numbers = vma::hand_over_files(cx, index, late())?;
+        for vma in late() {
+            vma::import_sealed(&mut cx.building[index].batch, vma, &numbers);
+        }
+        for number in vma::distinct(&numbers) {
+            cx.building[index].batch.call("close of a mapped file", libc::SYS_close, &[number.into()]);
+        }
+    }
+    Ok(())
 }
 
 /// Gives the mappings their protection, advice, locks, names and seals, and the kernel its notes.
@@ -124,6 +147,11 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         mm_map(cx, index, mm)?;
         for vma in mm.vmas.iter().filter(|v| v.sealed) {
             vma::seal(&mut cx.building[index].batch, vma);
+        }
+        if mm.mlock_future {
+            // What is there already keeps what it has.
+            let flags = libc::MCL_FUTURE | if mm.mlock_onfault { libc::MCL_ONFAULT } else { 0 };
+            cx.building[index].batch.call("mlockall", libc::SYS_mlockall, &[flags.into()]);
         }
     }
     cx.flush_all()

@@ -99,6 +99,20 @@ pub fn check(process: &ProcessView, out: &mut Vec<Blocker>) {
     }
 }
 
+/// What the kernel itself has put there, if it has.
+pub fn special(smap: &Smap) -> Special {
+    match backing(smap) {
+        Backing::Special(special) => special,
+        _ => Special::None,
+    }
+}
+
+/// Whether this maps an inode whose seals keep everybody from writing: it can only be made once they are there, since a
+/// mapping that could be made writable stands in their way.
+pub fn is_after_seals(vma: &rec::Vma) -> bool {
+    vma.shared && vma.file_id != 0 && vma.sealed_writes
+}
+
 /// The record of a mapping; None for those that every process has (vsyscall).
 pub fn export(cx: &mut ExportCx<'_>, index: usize, smap: &Smap, runs: &Runs) -> Result<Option<rec::Vma>, KindError> {
     let (m, flags) = (&smap.mapping, smap.flags);
@@ -125,6 +139,8 @@ pub fn export(cx: &mut ExportCx<'_>, index: usize, smap: &Smap, runs: &Runs) -> 
         sealed: flags.contains(VmFlags::SEALED),
         droppable: flags.contains(VmFlags::DROPPABLE),
         max_write: flags.contains(VmFlags::MAY_WRITE),
+        sealed_writes: flags.contains(VmFlags::SHARED) && !flags.contains(VmFlags::MAY_WRITE),
+        mempolicy: cx.answers.processes[index].memory.policy(m.start),
         accounted: flags.contains(VmFlags::ACCOUNT),
         ..rec::Vma::default()
     };
@@ -211,9 +227,17 @@ pub struct Numbers {
 }
 
 /// Gives a process the descriptors that its mappings are made from.
-pub fn hand_over_files(cx: &mut ImportCx<'_>, index: usize, mm: &rec::Mm) -> Result<Numbers, KindError> {
-    let files: BTreeSet<u32> = mm.vmas.iter().map(|v| v.file_id).filter(|&id| id != 0).collect();
-    let shmems: BTreeSet<u32> = mm.vmas.iter().map(|v| v.shmem_id).filter(|&id| id != 0).collect();
+pub fn hand_over_files<'v>(
+    cx: &mut ImportCx<'_>,
+    index: usize,
+    vmas: impl Iterator<Item = &'v rec::Vma>,
+) -> Result<Numbers, KindError> {
+    let mut files = BTreeSet::new();
+    let mut shmems = BTreeSet::new();
+    for vma in vmas {
+        files.extend(Some(vma.file_id).filter(|&id| id != 0));
+        shmems.extend(Some(vma.shmem_id).filter(|&id| id != 0));
+    }
     let mut ours = Vec::new();
     for id in &files {
         let file = cx.files.get(id).ok_or_else(|| {
@@ -250,9 +274,18 @@ pub fn writable_first(vma: &rec::Vma) -> bool {
 
 /// Queues the calls that make this mapping.
 pub fn import(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
-    if vma.special != i32::from(Special::None) {
+    if vma.special != i32::from(Special::None) || is_after_seals(vma) {
         return;
     }
+    make(batch, vma, numbers);
+}
+
+/// Queues the calls that make a mapping that had to wait for seals.
+pub fn import_sealed(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
+    make(batch, vma, numbers);
+}
+
+fn make(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
     let mut prot = vma.prot as i32;
     if writable_first(vma) {
         prot |= libc::PROT_READ | libc::PROT_WRITE;
@@ -281,6 +314,9 @@ pub fn import(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
         libc::SYS_mmap,
         &[vma.start.into(), len.into(), prot.into(), flags.into(), fd.into(), offset.into()],
     );
+    if !vma.mempolicy.is_empty() {
+        super::policy::mbind(batch, vma);
+    }
     // Huge pages are decided at the fault that brings the data.
     for &advice in vma.advice.iter().filter(|&&a| is_early(a)) {
         madvise(batch, vma.start, len, advice);
@@ -303,7 +339,8 @@ fn madvise(batch: &mut Batch, start: u64, len: u64, advice: u32) {
 
 /// Queues what completes this mapping once its pages are there. Seals come last of all: [`seal`].
 pub fn finish(batch: &mut Batch, vma: &rec::Vma) {
-    if vma.special != i32::from(Special::None) {
+    let is_ring = vma.special() == Special::AioRing;
+    if vma.special() != Special::None && !is_ring {
         return;
     }
     let (start, len) = (vma.start, vma.end - vma.start);
@@ -314,7 +351,7 @@ pub fn finish(batch: &mut Batch, vma: &rec::Vma) {
             libc::SYS_pkey_mprotect,
             &[start.into(), len.into(), vma.prot.into(), vma.pkey.into()],
         );
-    } else if writable_first(vma) {
+    } else if writable_first(vma) || (is_ring && vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32) {
         batch.call(format!("mprotect of {what}"), libc::SYS_mprotect, &[start.into(), len.into(), vma.prot.into()]);
     }
     if !vma.name.is_empty() {

@@ -271,6 +271,7 @@ fn export_thread(
             len: dispatch.3,
         }),
         mce_kill: answers.mce_kill.map_or(0, |v| v + 1),
+        mempolicy: answers.mempolicy.clone(),
         keep_caps: answers.securebits & cred::SECBIT_KEEP_CAPS != 0,
         ..rec::Thread::default()
     })
@@ -386,6 +387,9 @@ fn attributes(batch: &mut Batch, cx: &ImportCx<'_>, index: usize, t: &rec::Threa
     }
     if t.timer_slack_ns != 0 && t.timer_slack_ns != DEFAULT_SLACK_NS {
         batch.call("PR_SET_TIMERSLACK", nr::PRCTL, &[PR_SET_TIMERSLACK.into(), t.timer_slack_ns.into()]);
+    }
+    if !t.mempolicy.is_empty() {
+        super::memory::policy::set_mempolicy(batch, &t.mempolicy);
     }
     if t.tsc_mode > 1 {
         batch.call("PR_SET_TSC", nr::PRCTL, &[PR_SET_TSC.into(), t.tsc_mode.into()]);
