@@ -9,6 +9,8 @@ use crate::error::{Context, KindError};
 use crate::import::ImportCx;
 use crate::view::FdView;
 use ghost_image::record as rec;
+use ghost_sys::nr;
+use ghost_sys::remote::Batch;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -52,6 +54,9 @@ pub fn import_terminal(cx: &mut ImportCx<'_>, file: &rec::File, tty: &rec::Tty) 
         | OFlags::CLOEXEC
         | OFlags::NOCTTY;
     let by_rule = tty.path.as_ref().is_some_and(|p| p.path == b"/dev/tty");
+    if by_rule && let Some(fd) = in_session(cx, file, flags)? {
+        return Ok(fd);
+    }
     if by_rule && let Ok(fd) = rustix::fs::open("/dev/tty", flags, Mode::empty()) {
         return Ok(fd);
     }
@@ -75,6 +80,24 @@ pub fn import_terminal(cx: &mut ImportCx<'_>, file: &rec::File, tty: &rec::Tty) 
     let text = text.unwrap_or_default();
     cx.notes.push(note(0, "tty", name, format!("was the caller's terminal and {text}")));
     Ok(fd)
+}
+
+/// `/dev/tty` means the terminal of whoever opens it: opened by a process of the tree that has it and leads its own session.
+fn in_session(cx: &mut ImportCx<'_>, file: &rec::File, flags: OFlags) -> Result<Option<OwnedFd>, KindError> {
+    let Some((old, _)) = super::holder(cx.model, file.id) else { return Ok(None) };
+    let Some(index) = cx.model.processes.iter().position(|p| p.pid == old) else { return Ok(None) };
+    if cx.record(index).sid_outside {
+        return Ok(None);
+    }
+    let mut batch = Batch::new();
+    let name = batch.c_string(b"/dev/tty");
+    let args = [libc::AT_FDCWD.into(), name.into(), flags.bits().into()];
+    let opened = batch.try_call("open of /dev/tty", nr::OPENAT, &args);
+    let Ok(number) = cx.run(index, &batch)?.result(opened) else { return Ok(None) };
+    let pidfd = ghost_sys::pidfd::open(cx.building[index].pid).step("pidfd_open")?;
+    let fd = ghost_sys::pidfd::getfd(pidfd.as_fd(), number as i32).step("fetching /dev/tty")?;
+    cx.building[index].batch.call("close of /dev/tty", nr::CLOSE, &[number.into()]);
+    Ok(Some(fd))
 }
 
 fn one_way(file: &rec::File, number: usize) -> rec::File {

@@ -2,6 +2,7 @@
 
 use super::plan::{Birth, Plan};
 use super::taken::retry;
+use super::terminal;
 use super::{BUILDING_MASK, CLONE_FILES, CLONE_FS, CLONE_PARENT, CLONE_SIGHAND, CLONE_VM};
 use crate::error::{Context, KindError};
 use crate::import::{Building, ImportCx, remote};
@@ -11,6 +12,7 @@ use ghost_sys::ptrace::{Stop, Waited};
 use ghost_sys::remote::{Batch, Executor, Outcome, RemoteError, Stub};
 use ghost_sys::{Pid, nr, proc, process};
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 const SIGCHLD: u32 = libc::SIGCHLD as u32;
@@ -33,6 +35,8 @@ struct Builder<'a, 'b> {
     /// The session that each is in now, by its number in the ghost.
     sids: Vec<Pid>,
     helpers: Vec<Helper>,
+    /// Leaders of sessions that have their controlling terminal.
+    in_control: Vec<usize>,
     deadline: Instant,
     /// First process with each shared object, by sort and id.
     owners: [HashMap<u32, usize>; 4],
@@ -75,12 +79,14 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         stubs: (0..n).map(|_| None).collect(),
         sids: vec![0; n],
         helpers: Vec::new(),
+        in_control: Vec::new(),
         deadline,
         owners,
     };
     builder.root()?;
     builder.births()?;
     builder.groups()?;
+    builder.in_front()?;
     builder.end_helpers()?;
     builder.end_zombies()?;
     builder.hand_in()
@@ -197,6 +203,11 @@ impl Builder<'_, '_> {
             let stub = self.stubs[i].as_mut().expect("it was just born");
             make(stub, own, "setsid", nr::SETSID, &[])?;
             self.sids[i] = own;
+            if terminal::wanted(&self.records[i]) {
+                let note = terminal::control(stub, (self.cx.control.as_fd(), self.cx.control_fd), own)?;
+                self.in_control.extend(note.is_none().then_some(i));
+                self.cx.notes.extend(note);
+            }
         }
         for child in late {
             let here =
@@ -356,6 +367,25 @@ impl Builder<'_, '_> {
             (0..self.records.len()).filter(|&i| moves(self, i)).partition(|i| founders.contains(i));
         for part in [first, last] {
             self.set_groups(&part, |b, i| b.cx.pid(b.plan.pgids[i]))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the group in front of each terminal that was there.
+    fn in_front(&mut self) -> Result<(), KindError> {
+        for i in std::mem::take(&mut self.in_control) {
+            let record = &self.records[i];
+            let group = self.cx.pid(record.tty_foreground_pgid);
+            let stub = self.stubs[i].as_mut().expect("it leads its session");
+            let control = (self.cx.control.as_fd(), self.cx.control_fd);
+            if group == 0 || !terminal::put_in_front(stub, control, group, record.pid)? {
+                self.cx.notes.push(rec::Note {
+                    pid: record.pid,
+                    kind: "tty".into(),
+                    subject: "foreground group".into(),
+                    text: "the group that was in front of the terminal has no process any more".into(),
+                });
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@
 mod build;
 mod plan;
 pub(crate) mod taken;
+pub(crate) mod terminal;
 
 use crate::error::{Blocker, KindError};
 use crate::export::ExportCx;
@@ -186,6 +187,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
             record.fd_table_id = files[index];
             record.fs_id = fs[index];
             record.sighand_id = sighand[index];
+            terminal::export(process, &mut record);
             if process.status.is_dead() {
                 record.leader_dead = true;
                 record.leader_exit_status = stat.exit_code as u32;
