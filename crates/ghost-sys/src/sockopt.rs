@@ -16,16 +16,23 @@ const KEEPS_ADDRESSES: [i32; 2] = [276, 283];
 ///
 /// `EINVAL` for what counts in other units than bytes or works on memory of the caller: see [`filter`] for SO_GET_FILTER.
 pub fn get(socket: BorrowedFd<'_>, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
+    let mut value = vec![0_u8; room];
+    let len = get_into(socket, level, name, &mut value)?;
+    value.truncate(len);
+    Ok(value)
+}
+
+/// [`get`] into memory of the caller; how many bytes it is.
+pub fn get_into(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> Result<usize> {
     if KEEPS_ADDRESSES.contains(&level) || (level, name) == (libc::SOL_SOCKET, SO_GET_FILTER) {
         return Err(Errno(libc::EINVAL));
     }
-    let mut value = vec![0_u8; room];
-    let mut len = room as libc::socklen_t;
+    value.fill(0);
+    let mut len = value.len() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into `value`, which outlives the call and is zeroed, so that options
     // which take an address from it (TCP_ZEROCOPY_RECEIVE) find none; the one that counts otherwise is refused above.
     cvt(unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len) } as i64)?;
-    value.truncate(len as usize);
-    Ok(value)
+    Ok((len as usize).min(value.len()))
 }
 
 /// Sets an option from bytes. `EINVAL` for levels whose options register memory of the caller (RDS, AF_XDP).

@@ -102,6 +102,15 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// seq_file hands out about a page a call, unless one record is longer.
+const READ_ROOM: usize = 8 << 10;
+
+/// Whether the kernel makes this file as one record (`single_open`): then a read that leaves room has got all of it.
+fn is_one_record(name: &str) -> bool {
+    let (dir, last) = name.rsplit_once('/').unwrap_or(("", name));
+    dir.ends_with("fdinfo") || matches!(last, "stat" | "status" | "syscall" | "sched" | "wchan")
+}
+
 impl ProcDir {
     /// Opens `/proc/PID`.
     pub fn open(pid: Pid) -> ProcResult<Self> {
@@ -143,9 +152,28 @@ impl ProcDir {
     /// Appends a whole file to `buf`.
     pub fn read_into(&self, name: &str, buf: &mut Vec<u8>) -> ProcResult<()> {
         let mut file = File::from(self.open_file(name, libc::O_RDONLY)?);
-        // seq_file hands out about a page a call: `read_to_end` with room ahead makes no call more than needed.
-        buf.reserve(16 << 10);
-        file.read_to_end(buf).map_err(|e| self.failed(name, e.into()))?;
+        // Not `read_to_end`, which asks for size and position first: two calls more for each of thousands of files.
+        let mut len = buf.len();
+        loop {
+            if buf.len() - len < READ_ROOM {
+                buf.resize(len + 2 * READ_ROOM, 0);
+            }
+            match file.read(&mut buf[len..]) {
+                Ok(0) => break,
+                Ok(n) => {
+                    len += n;
+                    if len < buf.len() && is_one_record(name) {
+                        break;
+                    }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    buf.truncate(len);
+                    return Err(self.failed(name, e.into()));
+                }
+            }
+        }
+        buf.truncate(len);
         Ok(())
     }
     /// The bytes of a whole file.

@@ -64,16 +64,23 @@ const ROOM: usize = 256;
 
 /// What fresh sockets of each sort have.
 #[derive(Debug, Default)]
-pub struct Defaults(HashMap<(u32, u32, u32), Vec<rec::SockOpt>>);
+pub struct Defaults(HashMap<(u32, u32, u32), Fresh>);
 
-fn all(socket: BorrowedFd<'_>) -> Vec<rec::SockOpt> {
-    let levels = TABLE.iter().flat_map(|(level, names)| names.iter().map(move |name| (*level, *name)));
-    levels
-        .filter_map(|(level, name)| {
-            let value = sockopt::get(socket, level, name, ROOM).ok()?;
-            Some(rec::SockOpt { level, name, value })
-        })
-        .collect()
+/// A fresh socket of one sort: the options that such sockets have, each with its value unless it has none yet.
+#[derive(Debug)]
+struct Fresh(Vec<(i32, i32, Option<Vec<u8>>)>);
+
+impl Fresh {
+    fn of(socket: BorrowedFd<'_>) -> Self {
+        let levels = TABLE.iter().flat_map(|(level, names)| names.iter().map(move |name| (*level, *name)));
+        let known = levels.filter_map(|(level, name)| match sockopt::get(socket, level, name, ROOM) {
+            Ok(value) => Some((level, name, Some(value))),
+            // Not an option of this sort, whatever state a socket is in: never asked again.
+            Err(Errno(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => None,
+            Err(_) => Some((level, name, None)),
+        });
+        Self(known.collect())
+    }
 }
 
 /// The options of a socket that differ from those of a fresh one.
@@ -87,10 +94,18 @@ pub fn export(
         std::collections::hash_map::Entry::Vacant(e) => {
             let fresh =
                 sock::socket(family as i32, kind as i32, protocol as i32).step("making a socket to compare with")?;
-            e.insert(all(fresh.as_fd()))
+            e.insert(Fresh::of(fresh.as_fd()))
         }
     };
-    Ok(all(socket).into_iter().filter(|o| !fresh.contains(o)).collect())
+    let mut room = [0; ROOM];
+    let mut changed = Vec::new();
+    for (level, name, default) in &fresh.0 {
+        let Ok(len) = sockopt::get_into(socket, *level, *name, &mut room) else { continue };
+        if default.as_deref() != Some(&room[..len]) {
+            changed.push(rec::SockOpt { level: *level, name: *name, value: room[..len].to_vec() });
+        }
+    }
+    Ok(changed)
 }
 
 /// Sets options again; tells which could not be.
