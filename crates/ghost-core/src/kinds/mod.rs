@@ -17,6 +17,7 @@ use crate::export::ExportCx;
 use crate::import::ImportCx;
 use crate::view::TreeView;
 
+pub mod cgroup;
 pub mod fd;
 pub mod memory;
 pub mod namespace;
@@ -111,6 +112,14 @@ pub const KINDS: &[Kind] = &[
         export: thread::export,
         import: no_import,
         finish: thread::finish,
+    },
+    Kind {
+        name: "cgroup",
+        place: "after the threads, which may each be in another one; the processes are put in before their pages arrive",
+        check: no_check,
+        export: cgroup::export,
+        import: cgroup::import,
+        finish: cgroup::finish,
     },
     Kind {
         name: "timer",
