@@ -69,7 +69,7 @@ pub fn inspect(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
         println!("  pid {:>7}  parent {:>7}  threads {:>4}  {comm}  {exe}", p.pid, p.ppid, p.threads.len());
     }
     for n in &host.notes {
-        println!("  note: pid {}, {}: {}", n.pid, n.subject, n.text);
+        println!("  note     {}", say::note_text(n));
     }
     Ok(ExitCode::SUCCESS)
 }

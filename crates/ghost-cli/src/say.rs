@@ -20,7 +20,7 @@ pub fn size(bytes: u64) -> String {
 pub fn report(cli: &Cli, report: &Report) {
     if !cli.quiet {
         for note in &report.notes {
-            eprintln!("ghost: note: pid {}, {}: {}", note.pid, note.subject, note.text);
+            eprintln!("ghost: note: {}", note_text(note));
         }
     }
     if cli.timings {
@@ -29,6 +29,12 @@ pub fn report(cli: &Cli, report: &Report) {
         }
         eprintln!("{:>10}  {}", "total", ms(report.total()));
     }
+}
+
+/// A note in words; not every one is about one process.
+pub fn note_text(note: &ghost::image::record::Note) -> String {
+    let pid = if note.pid == 0 { String::new() } else { format!("pid {}, ", note.pid) };
+    format!("{pid}{}: {}", note.subject, note.text)
 }
 
 /// The same as a JSON object.

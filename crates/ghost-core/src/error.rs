@@ -59,6 +59,9 @@ pub enum Cause {
     /// Something that cannot travel, found out while the tree was being frozen.
     #[error("{0}")]
     Refused(Box<Blocker>),
+    /// Something that ghost will not do, said in words: a refusal, no failure.
+    #[error("{0}")]
+    Rule(String),
     /// A failure that a test asked for at a named point.
     #[error("failpoint {0} was told to fail")]
     Failpoint(String),
@@ -106,6 +109,18 @@ impl KindError {
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
+    }
+    /// A refusal in words.
+    pub fn refusal(step: impl Into<String>, words: impl Into<String>) -> Self {
+        Self::new(step, Cause::Rule(words.into()))
+    }
+    /// Whether ghost will not, rather than could not.
+    pub fn is_refusal(&self) -> bool {
+        match &self.cause {
+            Cause::Rule(_) | Cause::Refused(_) => true,
+            Cause::Resource(e) => matches!(e.cause(), ghost_resource::Cause::Exists),
+            _ => false,
+        }
     }
     /// A conflict in words.
     pub fn conflict(step: impl Into<String>, words: impl Into<String>) -> Self {
@@ -179,7 +194,10 @@ pub enum Error {
 impl Error {
     /// Whether it was a refusal (exit code 3) and no failure (1).
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+        match self {
+            Self::Refused { .. } => true,
+            Self::Failed { what, .. } => what.is_refusal(),
+        }
     }
 }
 
@@ -195,7 +213,7 @@ impl fmt::Display for Error {
                 write!(f, "\n  state: nothing was touched")
             }
             Self::Failed { action, process, what, aftermath } => {
-                write!(f, "{action} failed: ")?;
+                write!(f, "{action} {}: ", if what.is_refusal() { "refused" } else { "failed" })?;
                 if what.pid != 0 {
                     write!(f, "pid {}, ", what.pid)?;
                 } else if !process.is_empty() {

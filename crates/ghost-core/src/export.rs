@@ -221,7 +221,7 @@ pub(crate) fn failed(action: Action, root: Pid, what: KindError, aftermath: &str
 
 /// Processes that nobody may freeze.
 pub(crate) fn guard_root(root: Pid) -> Result<(), KindError> {
-    let refuse = |why: &str| Err(KindError::conflict("choosing the process", why.to_owned()).on(root, ""));
+    let refuse = |why: &str| Err(KindError::refusal("choosing the process", why.to_owned()).on(root, ""));
     if root == 1 {
         return refuse("pid 1 holds up everything that runs here; name the program itself");
     }

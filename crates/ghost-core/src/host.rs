@@ -45,7 +45,7 @@ pub fn check(host: &rec::Host) -> Result<(), KindError> {
     let missing_state = host.cpu_xfeatures & !ghost_sys::cpu::xfeatures();
     let missing = host.cpu_features.iter().zip(&here).any(|(there, here)| there & !here != 0);
     if missing_state != 0 || missing {
-        return Err(KindError::conflict(
+        return Err(KindError::refusal(
             "comparing the processors",
             format!(
                 "the program may use features that this CPU lacks (feature words there {:x?}, here {here:x?}; vector state missing {missing_state:#x})",

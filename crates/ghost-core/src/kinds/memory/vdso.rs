@@ -41,7 +41,7 @@ impl Here {
             let what = vma.special();
             let size = self.maps.iter().find(|m| m.0 == what).map_or(0, |m| m.2 - m.1);
             if size != vma.end - vma.start {
-                return Err(KindError::conflict(
+                return Err(KindError::refusal(
                     "moving the vDSO",
                     format!("it has {} bytes in the ghost and {size} under this kernel", vma.end - vma.start),
                 )

@@ -28,7 +28,7 @@ pub(crate) fn retry<T>(
         match errno_of(&e) {
             Some(Errno(libc::EEXIST)) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
             Some(Errno(libc::EEXIST)) => {
-                return Err(KindError::conflict("taking its pid", holder(pid)).on(pid, "").advise(
+                return Err(KindError::refusal("taking its pid", holder(pid)).on(pid, "").advise(
                     "end that process first (restart --replace does so when it is the program itself), or use --pid new or --pid ns",
                 ));
             }
