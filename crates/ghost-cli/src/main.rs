@@ -8,6 +8,7 @@ mod duplicate;
 mod fail;
 mod images;
 mod migrate;
+mod nsinit;
 mod places;
 mod restart;
 mod say;
@@ -26,6 +27,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &args::Cli) -> Result<ExitCode, Fail> {
+    if nsinit::inside() {
+        nsinit::settle()?;
+    }
     use args::Verb;
     match &cli.verb {
         Verb::Checkpoint(a) => checkpoint::run(cli, a),

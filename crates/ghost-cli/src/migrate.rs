@@ -74,8 +74,11 @@ fn through(pid: i32, command: &str, options: &ExportOptions) -> Result<(Report, 
 
 /// Runs `ghost receive`.
 pub fn receive(cli: &Cli, args: &Receive) -> Result<ExitCode, Fail> {
+    if matches!(args.making.pid, crate::args::PidChoice::Ns) && !crate::nsinit::inside() {
+        return crate::nsinit::enter(cli, &args.making);
+    }
     let options = making_options(&args.making)?;
-    let signals = if args.making.detach { None } else { Some(Forward::start()?) };
+    let signals = if args.making.detach && !crate::nsinit::inside() { None } else { Some(Forward::start()?) };
     let restored = if args.url == "-" {
         // What the new process prints must not run into the protocol.
         let (mut from, mut to) = (stdio::take_stdin()?, stdio::take_stdout()?);

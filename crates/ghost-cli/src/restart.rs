@@ -2,8 +2,8 @@
 
 use crate::args::{Cli, Making, PidChoice, Restart};
 use crate::fail::Fail;
-use crate::{places, say, stdio};
-use ghost::{ImportOptions, Pids, Progress, Restored};
+use crate::{nsinit, places, say, stdio};
+use ghost::{ImportOptions, Pids, Progress, Report, Restored};
 use signal_hook::consts as sig;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::ExitCode;
@@ -11,6 +11,10 @@ use std::sync::Arc;
 
 /// Runs it.
 pub fn run(cli: &Cli, args: &Restart) -> Result<ExitCode, Fail> {
+    let inside = nsinit::inside();
+    if matches!(args.making.pid, PidChoice::Ns) && !inside {
+        return nsinit::enter(cli, &args.making);
+    }
     let taken = if args.url == "-" { Some(stdio::take_stdin()?) } else { None };
     let from = match &taken {
         Some(file) => places::source(cli, &format!("fd:{}", file.as_raw_fd()))?,
@@ -21,7 +25,7 @@ pub fn run(cli: &Cli, args: &Restart) -> Result<ExitCode, Fail> {
     let progress = Arc::new(Progress::default());
     options.progress = Some(Arc::clone(&progress));
     // Before anything runs: a signal that comes early is kept for it.
-    let signals = if args.making.detach { None } else { Some(Forward::start()?) };
+    let signals = if args.making.detach && !inside { None } else { Some(Forward::start()?) };
     let bar = say::Bar::watch(cli, "restart", &progress);
     let done = ghost::restart(from, &options);
     drop(bar);
@@ -36,23 +40,27 @@ pub fn run(cli: &Cli, args: &Restart) -> Result<ExitCode, Fail> {
 /// Tells the pid: in the pidfile, on stdout when detached.
 pub fn announce(cli: &Cli, making: &Making, restored: &Restored) -> Result<(), Fail> {
     say::report(cli, &restored.report);
+    if nsinit::inside() {
+        return nsinit::ready(restored.root);
+    }
+    tell(cli, making, restored.root, Some(&restored.report))
+}
+
+/// Tells the pid as the caller sees it.
+pub fn tell(cli: &Cli, making: &Making, root: i32, report: Option<&Report>) -> Result<(), Fail> {
     if let Some(path) = &making.pidfile {
-        let written = std::fs::write(path, format!("{}\n", restored.root));
+        let written = std::fs::write(path, format!("{root}\n"));
         if let Err(e) = written {
-            return Err(Fail::Words(format!(
-                "it runs as pid {}, but {} cannot be written: {e}",
-                restored.root,
-                path.display()
-            )));
+            return Err(Fail::Words(format!("it runs as pid {root}, but {} cannot be written: {e}", path.display())));
         }
     }
     if making.detach {
         if cli.json {
-            let mut object = say::json(&restored.report);
-            object["pid"] = restored.root.into();
+            let mut object = report.map_or_else(|| serde_json::json!({}), say::json);
+            object["pid"] = root.into();
             println!("{object}");
         } else if !cli.quiet {
-            println!("{}", restored.root);
+            println!("{root}");
         }
     }
     Ok(())
@@ -79,7 +87,8 @@ pub fn options(making: &Making) -> Result<ImportOptions, Fail> {
         pids: match making.pid {
             PidChoice::Same => Pids::Same,
             PidChoice::New => Pids::New,
-            PidChoice::Ns => Pids::Namespace,
+            // Inside a new namespace they are free.
+            PidChoice::Ns => Pids::Same,
         },
         map_files,
         inherit,
@@ -132,6 +141,9 @@ impl Forward {
         let handle = ghost_sys::pidfd::open(pid).ok();
         let mut terminal = Foreground::lend(pid);
         loop {
+            if nsinit::inside() {
+                nsinit::reap_others(child);
+            }
             match rustix::process::waitpid(Some(child), rustix::process::WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => {
                     drop(terminal.take());
@@ -158,6 +170,9 @@ impl Forward {
 
 /// Ends as the program did: by the same signal, without a core of ghost's own.
 fn die_of(signal: i32) -> ExitCode {
+    if std::process::id() == 1 {
+        return ExitCode::from((128 + signal) as u8); // nothing kills pid 1 from within
+    }
     use rustix::process::{Resource, Rlimit, setrlimit};
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = signal_hook::low_level::emulate_default_handler(signal);
