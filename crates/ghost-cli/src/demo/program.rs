@@ -114,6 +114,20 @@ fn parse(line: &str) -> Option<Line> {
     words.next().is_none().then_some(parsed)
 }
 
+/// Drops the one line that a copy may have written in its parent's name.
+///
+/// A program that asks for its pid and then writes it may be copied in between: then the copy writes the very line of the
+/// original once more, before its first own. Only that line is dropped, and only once.
+pub fn without_echo(mut lines: Vec<Line>, parent: i32, copy: i32) -> Vec<Line> {
+    if let Some(first) = lines.iter().find(|l| l.pid == copy).map(|l| l.count)
+        && let Some(at) = lines.iter().position(|l| l.pid == parent && l.count + 1 == first)
+        && let Some(again) = lines.iter().skip(at + 1).position(|l| *l == lines[at])
+    {
+        lines.remove(at + 1 + again);
+    }
+    lines
+}
+
 /// Follows the life of `pid` line by line. A copy has lived as `parent` before its own first line.
 /// Returns its last line, or what does not fit.
 pub fn follow(program: &Program, lines: &[Line], pid: i32, parent: Option<i32>) -> Result<Line, String> {
@@ -197,6 +211,20 @@ mod tests {
         assert!(follow(sh, &lines, 7, None).is_err());
         lines.insert(1, lines[0]);
         assert!(follow(sh, &lines, 7, None).is_err());
+    }
+
+    #[test]
+    fn an_echo_is_dropped_once_and_only_where_it_may_be() {
+        let mut lines = life(7, 1..=5, 0);
+        let mut copy = life(9, 4..=6, lines[2].chain);
+        lines.append(&mut copy);
+        assert_eq!(without_echo(lines.clone(), 7, 9), lines);
+        let echoed: Vec<Line> = [&lines[..5], &lines[2..3], &lines[5..]].concat();
+        assert_eq!(without_echo(echoed.clone(), 7, 9), lines);
+        let twice: Vec<Line> = [&echoed[..6], &lines[2..3], &echoed[6..]].concat();
+        assert_eq!(without_echo(twice, 7, 9), echoed);
+        let elsewhere: Vec<Line> = [&lines[..5], &lines[1..2], &lines[5..]].concat();
+        assert_eq!(without_echo(elsewhere.clone(), 7, 9), elsewhere);
     }
 
     #[test]

@@ -24,6 +24,7 @@ struct Story<'a> {
     program: Program,
     log: PathBuf,
     pid: i32,
+    copy: Option<i32>,
 }
 
 /// Tells it; the exit code says whether every check held.
@@ -31,7 +32,7 @@ pub fn tell(_cli: &Cli, directory: &Path) -> Result<ExitCode, Fail> {
     let program = program::choose().ok_or_else(|| Fail::Words("neither python3, perl nor sh works here".to_owned()))?;
     let exe = std::env::current_exe().map_err(|e| Fail::Words(format!("the ghost binary: {e}")))?;
     let log = directory.join("counter.log");
-    let mut story = Story { screen: Screen::new(), exe, directory, program, log, pid: 0 };
+    let mut story = Story { screen: Screen::new(), exe, directory, program, log, pid: 0, copy: None };
     story.all().map_err(|what| Fail::Words(format!("demo failed: {what}")))?;
     story.screen.end();
     Ok(ExitCode::SUCCESS)
@@ -107,13 +108,14 @@ impl Story<'_> {
         self.screen.step("4. It is duplicated in memory. Nothing touches the disk, the original runs on.");
         let said = self.ghost(&["duplicate", &pid])?;
         let copy: i32 = said.trim().parse().map_err(|_| format!("ghost duplicate answered {said:?}"))?;
+        self.copy = Some(copy);
         self.wait_for(copy, 10)?;
         self.wait_for(self.pid, 3)?;
         let (own, its) = (self.follow(self.pid, None)?, self.follow(copy, Some(self.pid))?);
         self.screen.say(&format!("The original, pid {pid}: {}", shown(own)));
         self.screen.say(&format!("The copy, pid {copy}: {}", shown(its)));
         self.screen.passed("the copy went on where the original was, and both count without a gap");
-        let lines = program::read(&self.log)?;
+        let lines = self.lines()?;
         let twin = |c: &Line| lines.iter().find(|o| o.pid == self.pid && o.count == c.count).copied();
         // The last count that both have reached: the first byte in which they differ may be the same by chance.
         let pair = lines.iter().filter(|l| l.pid == copy).rev().find_map(|c| Some((*c, twin(c)?)));
@@ -202,7 +204,15 @@ impl Story<'_> {
     }
 
     fn follow(&self, pid: i32, parent: Option<i32>) -> Result<Line, String> {
-        program::follow(&self.program, &program::read(&self.log)?, pid, parent)
+        program::follow(&self.program, &self.lines()?, pid, parent)
+    }
+
+    fn lines(&self) -> Result<Vec<Line>, String> {
+        let lines = program::read(&self.log)?;
+        Ok(match self.copy {
+            Some(copy) => program::without_echo(lines, self.pid, copy),
+            None => lines,
+        })
     }
 
     fn last(&self, pid: i32) -> Result<Line, String> {
