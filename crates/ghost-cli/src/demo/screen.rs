@@ -32,7 +32,7 @@ impl Screen {
     }
 
     /// A sentence.
-    pub fn say(&self, text: &str) {
+    pub fn say(text: &str) {
         Self::line(&format!("  {text}"));
     }
 

@@ -49,8 +49,8 @@ impl Story<'_> {
     fn begin(&mut self) -> Result<(), String> {
         let Program { name, about, file, text, .. } = self.program;
         self.screen.step("1. A program counts.");
-        self.screen.say(&format!("It has {about}."));
-        self.screen.say("Each line of its log depends on all lines before, and ends with a checksum of its memory.");
+        Screen::say(&format!("It has {about}."));
+        Screen::say("Each line of its log depends on all lines before, and ends with a checksum of its memory.");
         fs::write(self.directory.join(file), text).map_err(|e| format!("{file}: {e}"))?;
         // So that the pid is not one that a new pid namespace uses up for `ghost receive` itself.
         let _ = fs::write("/proc/sys/kernel/ns_last_pid", "1000");
@@ -68,7 +68,7 @@ impl Story<'_> {
         self.pid = child.id() as i32;
         self.wait_for(self.pid, 10)?;
         let last = self.follow(self.pid, None)?;
-        self.screen.say(&format!("It runs as pid {}. Its last line: {}", self.pid, shown(last)));
+        Screen::say(&format!("It runs as pid {}. Its last line: {}", self.pid, shown(last)));
         self.screen.passed("every line, and all of its memory, is what was computed here");
         Ok(())
     }
@@ -78,7 +78,7 @@ impl Story<'_> {
         let threads = threads(self.pid);
         self.screen.step("2. It is checkpointed to disk and killed.");
         self.ghost(&["checkpoint", &pid, "--output", "counter.ghost", "--kill"])?;
-        self.gone(self.pid)?;
+        Self::gone(self.pid)?;
         let before = self.last(self.pid)?;
         std::thread::sleep(Duration::from_millis(200));
         self.screen.check(
@@ -93,7 +93,7 @@ impl Story<'_> {
         self.screen.check(&format!("it is pid {pid} again"), said.trim() == pid)?;
         self.wait_for(self.pid, 10)?;
         let last = self.follow(self.pid, None)?;
-        self.screen.say(&format!("Its last line: {}", shown(last)));
+        Screen::say(&format!("Its last line: {}", shown(last)));
         let what = format!(
             "after {} came {}: no line is missing, none came twice, its memory is right",
             before.count,
@@ -112,8 +112,8 @@ impl Story<'_> {
         self.wait_for(copy, 10)?;
         self.wait_for(self.pid, 3)?;
         let (own, its) = (self.follow(self.pid, None)?, self.follow(copy, Some(self.pid))?);
-        self.screen.say(&format!("The original, pid {pid}: {}", shown(own)));
-        self.screen.say(&format!("The copy, pid {copy}: {}", shown(its)));
+        Screen::say(&format!("The original, pid {pid}: {}", shown(own)));
+        Screen::say(&format!("The copy, pid {copy}: {}", shown(its)));
         self.screen.passed("the copy went on where the original was, and both count without a gap");
         let lines = self.lines()?;
         let twin = |c: &Line| lines.iter().find(|o| o.pid == self.pid && o.count == c.count).copied();
@@ -126,7 +126,7 @@ impl Story<'_> {
             .map(|p| kill_process(p, Signal::TERM))
             .transpose()
             .map_err(|e| format!("kill {copy}: {e}"))?;
-        self.gone(copy)
+        Self::gone(copy)
     }
 
     fn migrate(&mut self) -> Result<(), String> {
@@ -135,10 +135,10 @@ impl Story<'_> {
         let second = link::second().map_err(|e| format!("the second network namespace: {e}"))?;
         let [here, there] = ADDRESSES.map(std::net::Ipv4Addr::from);
         let host = if second.wired {
-            self.screen.say(&format!("Here is {here}, there is {there}; a veth pair is the wire between them."));
+            Screen::say(&format!("Here is {here}, there is {there}; a veth pair is the wire between them."));
             there.to_string()
         } else {
-            self.screen.say(
+            Screen::say(
                 "This kernel has no veth: `ghost migrate` enters the other network and speaks to it on its loopback.",
             );
             "127.0.0.1".to_owned()
@@ -163,10 +163,10 @@ impl Story<'_> {
         let args = ["migrate", &pid, &url];
         let moved = if second.wired { self.ghost(&args) } else { self.ghost_in(&args, Some(&second.net)) };
         moved.map_err(|e| format!("{e}\n{}", fs::read_to_string(&said).unwrap_or_default()))?;
-        self.gone(self.pid)?;
+        Self::gone(self.pid)?;
         self.wait_for_count(self.pid, before.count + 15)?;
         let last = self.follow(self.pid, None)?;
-        self.screen.say(&format!("Its last line: {}", shown(last)));
+        Screen::say(&format!("Its last line: {}", shown(last)));
         self.screen
             .passed(&format!("pid {pid} is gone here; no line is missing, none came twice, its memory is right"));
         let found = there_as(self.pid).ok_or_else(|| format!("no process is pid {pid} in a pid namespace below"))?;
@@ -236,7 +236,7 @@ impl Story<'_> {
     }
 
     /// Sees a process out: as pid 1, the demo inherits and reaps it.
-    fn gone(&self, pid: i32) -> Result<(), String> {
+    fn gone(pid: i32) -> Result<(), String> {
         let gone = until(|| {
             while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
             !Path::new(&format!("/proc/{pid}")).exists()
