@@ -95,12 +95,27 @@ pub fn check(root: Pid) -> Result<Vec<Blocker>, Error> {
 }
 
 fn blockers(view: &TreeView, options: &ExportOptions) -> Vec<Blocker> {
+    sorted(view, options).0
+}
+
+/// What cannot travel, and the notes of what the user accepts to lose.
+fn sorted(view: &TreeView, options: &ExportOptions) -> (Vec<Blocker>, Vec<rec::Note>) {
     let mut found = Vec::new();
     for kind in KINDS {
         (kind.check)(view, &mut found);
     }
-    found.retain(|b| !options.accept.contains(b.kind));
-    found
+    accept(found, options)
+}
+
+fn accept(found: Vec<Blocker>, options: &ExportOptions) -> (Vec<Blocker>, Vec<rec::Note>) {
+    let (accepted, blockers): (Vec<Blocker>, Vec<Blocker>) =
+        found.into_iter().partition(|b| options.accept.contains(b.kind));
+    (blockers, accepted.into_iter().map(accepted_note).collect())
+}
+
+/// A loss that the user has accepted, in words for both ends.
+fn accepted_note(b: Blocker) -> rec::Note {
+    rec::Note { pid: b.pid, kind: b.kind.into(), subject: b.subject, text: format!("lost, as accepted: {}", b.why) }
 }
 
 const RUNS_ON: &str = "no ghost was made; the process runs again";
@@ -117,12 +132,18 @@ impl Exporting {
         let mut view = TreeView::collect(&pids).map_err(fail)?;
         view.external.clone_from(&options.external);
         report.stage("collect");
-        let blockers = blockers(&view, options);
+        let (blockers, mut accepted) = sorted(&view, options);
         if !blockers.is_empty() {
             return Err(Error::Refused { action, blockers });
         }
         crate::failpoint::hit("export.checked").map_err(fail)?;
-        let answers = Answers::ask(&view, &tree).map_err(fail)?;
+        let mut answers = Answers::ask(&view, &tree).map_err(fail)?;
+        let found = answers.processes.iter_mut().flat_map(|p| std::mem::take(&mut p.blockers)).collect();
+        let (blockers, more) = accept(found, options);
+        if !blockers.is_empty() {
+            return Err(Error::Refused { action, blockers });
+        }
+        accepted.extend(more);
         report.stage("ask");
         crate::failpoint::hit("export.asked").map_err(fail)?;
         let mut cx = ExportCx {
@@ -140,7 +161,11 @@ impl Exporting {
             (kind.export)(&mut cx).map_err(fail)?;
             crate::failpoint::hit_named("export.kind", kind.name).map_err(fail)?;
         }
-        let ExportCx { mut model, pages, notes, .. } = cx;
+        let ExportCx { mut model, pages, mut notes, .. } = cx;
+        // A kind that loses only a part of an object says so itself, and better.
+        let said = |a: &rec::Note| notes.iter().any(|n| n.kind == a.kind && n.subject == a.subject);
+        accepted.retain(|a| !said(a));
+        notes.extend(accepted);
         model.host.notes.clone_from(&notes);
         report.notes = notes;
         report.processes = view.processes.len();

@@ -9,8 +9,9 @@
 //! Registers and signal mask are read *before* the puppet enters: afterwards an interrupted system call has already
 //! been turned into its restart, and what it was can't be told any more; and the restartable sequence that it was in is forgotten.
 
-use crate::error::{Context, KindError};
+use crate::error::{Blocker, Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
+use crate::kinds::keyring;
 use crate::kinds::memory::ask;
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_sys::proc::{self, PosixTimer};
@@ -81,6 +82,8 @@ pub struct ProcessAnswers {
     pub xcomp_permitted: u64,
     /// What only the process can tell of its memory.
     pub memory: ask::MemoryAnswers,
+    /// What only the process could tell that it cannot take along.
+    pub blockers: Vec<Blocker>,
     /// Children whose stop (false) or continuation (true) the process has not waited for yet.
     pub child_reports: Vec<(Pid, bool)>,
 }
@@ -105,6 +108,8 @@ pub struct ThreadAnswers {
     pub registers: Vec<u8>,
     /// Its signal mask.
     pub signal_mask: u64,
+    /// Serial number of its session keyring, 0 for none.
+    pub session_keyring: i32,
     /// Alternate signal stack: address, flags, size.
     pub alt_stack: (u64, u32, u64),
     /// Its NUMA policy as [`rec::Thread`](ghost_image::record::Thread) has it; empty for the default.
@@ -200,6 +205,9 @@ fn ask_process(
         let outcome = puppet.run_each(&[(visits[0].1, &more)]).into_iter().next().expect("one outcome a batch");
         questions.read(&outcome.step_on(pid, String::new, "asking for its NUMA policies")?, &mut answers.memory);
     }
+    if let Some((_, first)) = visits.first() {
+        answers.blockers.extend(keyring::check(process, &answers.threads, first, &mut puppet)?);
+    }
     puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;
     Ok(answers)
 }
@@ -250,6 +258,7 @@ struct ThreadQuestions {
     tsc: (Slot, DataRef),
     cpuid: Slot,
     mce_kill: Slot,
+    keyring: Slot,
     speculation: [Slot; SPECULATION_SWITCHES as usize],
 }
 
@@ -273,6 +282,7 @@ impl ThreadQuestions {
             tsc: (prctl(batch, "PR_GET_TSC", PR_GET_TSC, &[tsc.into()]), tsc),
             cpuid: batch.try_call("ARCH_GET_CPUID", nr::ARCH_PRCTL, &[ARCH_GET_CPUID.into()]),
             mce_kill: prctl(batch, "PR_MCE_KILL_GET", PR_MCE_KILL_GET, &[]),
+            keyring: keyring::ask(batch),
             speculation: std::array::from_fn(|which| {
                 prctl(batch, "PR_GET_SPECULATION_CTRL", PR_GET_SPECULATION_CTRL, &[which.into()])
             }),
@@ -293,6 +303,7 @@ impl ThreadQuestions {
             tsc_mode: number(self.tsc.0).map_or(0, |_| outcome.u32(self.tsc.1)),
             cpuid: number(self.cpuid).map(|v| v != 0),
             mce_kill: number(self.mce_kill),
+            session_keyring: keyring::answer(outcome, self.keyring),
             speculation: self.speculation.map(number),
             ..ThreadAnswers::default()
         }

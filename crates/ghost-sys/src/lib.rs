@@ -21,6 +21,7 @@ pub mod features;
 pub mod file;
 mod inject;
 pub mod kcmp;
+pub mod keyring;
 pub mod message;
 pub mod mortal;
 pub mod namespace;

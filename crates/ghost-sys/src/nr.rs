@@ -46,6 +46,7 @@ numbers! {
     SET_MEMPOLICY = SYS_set_mempolicy;
     BRK = SYS_brk;
     PRCTL = SYS_prctl;
+    KEYCTL = SYS_keyctl;
     CLONE = SYS_clone;
     CLONE3 = SYS_clone3;
     EXIT = SYS_exit;

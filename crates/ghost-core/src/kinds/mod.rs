@@ -19,6 +19,7 @@ use crate::view::TreeView;
 
 pub mod cgroup;
 pub mod fd;
+pub mod keyring;
 pub mod memory;
 pub mod namespace;
 pub mod process;

@@ -1,0 +1,131 @@
+//! Session keyrings: `keyrings(7)`, `keyctl(2)`. They do not travel: a key's payload may be for the kernel alone.
+//!
+//! Asked inside: KEYCTL_GET_KEYRING_ID of the session keyring, KEYCTL_READ of what is linked to it, KEYCTL_DESCRIBE of each. A
+//! process that comes back has the session keyring of the restorer, so nothing is lost where it was ghost's own already, or
+//! holds nothing but what every login gets: the keyrings of the user (`pam_keyinit(8)`), and the name that systemd gives to the
+//! start of a service. Refused: any other key, and a thread that has joined another keyring than its process.
+
+use crate::error::{Blocker, Context, KindError};
+use crate::inquiry::ThreadAnswers;
+use crate::view::ProcessView;
+use ghost_sys::nr;
+use ghost_sys::ptrace::Stopped;
+use ghost_sys::remote::{Batch, Outcome, Puppet, Slot};
+
+const KEYCTL_GET_KEYRING_ID: i32 = 0;
+const KEYCTL_DESCRIBE: i32 = 6;
+const KEYCTL_READ: i32 = 11;
+const KEY_SPEC_SESSION_KEYRING: i32 = -3;
+/// More keys than these are not looked at one by one: nobody's login has as many.
+const LOOKED_AT: usize = 16;
+const DESCRIPTION_LEN: usize = 256;
+
+/// Queues the question for the session keyring of a thread.
+pub(crate) fn ask(batch: &mut Batch) -> Slot {
+    let args = [KEYCTL_GET_KEYRING_ID.into(), KEY_SPEC_SESSION_KEYRING.into(), 0.into()];
+    batch.try_call("KEYCTL_GET_KEYRING_ID", nr::KEYCTL, &args)
+}
+
+/// The serial number that was answered; 0 where the kernel has no keyrings or gives none.
+pub(crate) fn answer(outcome: &Outcome, asked: Slot) -> i32 {
+    outcome.result(asked).map_or(0, |serial| serial as i32)
+}
+
+/// What of the keyrings of this process cannot travel, asked by its first living thread.
+pub(crate) fn check(
+    process: &ProcessView,
+    threads: &[ThreadAnswers],
+    first: &Stopped,
+    puppet: &mut Puppet,
+) -> Result<Option<Blocker>, KindError> {
+    let blocker = |why: String| Blocker {
+        pid: process.pid,
+        comm: process.comm(),
+        kind: "keyring",
+        subject: "session keyring".into(),
+        why,
+        advice: "start it without a session keyring of its own, or lose the keys with --accept keyring".into(),
+    };
+    let Some(own) = process.threads.iter().position(|t| t.tid == first.tid()).map(|i| threads[i].session_keyring)
+    else {
+        return Ok(None);
+    };
+    if let Some(other) = threads.iter().position(|t| t.session_keyring != 0 && t.session_keyring != own) {
+        let tid = process.threads[other].tid;
+        return Ok(Some(blocker(format!("thread {tid} has joined another than its process"))));
+    }
+    if own == 0 || own == ghost_sys::keyring::session() {
+        return Ok(None);
+    }
+    let on = |e: KindError| e.on(process.pid, "session keyring");
+    let mut batch = Batch::new();
+    let links = batch.room(4 * LOOKED_AT);
+    let args = [KEYCTL_READ.into(), own.into(), links.into(), (4 * LOOKED_AT).into()];
+    let read = batch.try_call("KEYCTL_READ of the session keyring", nr::KEYCTL, &args);
+    let outcome = run(puppet, first, &batch).map_err(on)?;
+    let Ok(len) = outcome.result(read) else {
+        return Ok(Some(blocker("it may not even be read, so that nobody knows what is in it".into())));
+    };
+    let count = len as usize / 4;
+    if count > LOOKED_AT {
+        return Ok(Some(blocker(format!("it holds {count} keys"))));
+    }
+    let serials: Vec<i32> = outcome
+        .bytes(links)
+        .chunks_exact(4)
+        .take(count)
+        .map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
+        .collect();
+    let mut batch = Batch::new();
+    let rooms: Vec<_> = serials
+        .iter()
+        .map(|serial| {
+            let room = batch.room(DESCRIPTION_LEN);
+            let args = [KEYCTL_DESCRIBE.into(), (*serial).into(), room.into(), DESCRIPTION_LEN.into()];
+            (batch.try_call(format!("KEYCTL_DESCRIBE of key {serial}"), nr::KEYCTL, &args), room)
+        })
+        .collect();
+    if batch.is_empty() {
+        return Ok(None);
+    }
+    let outcome = run(puppet, first, &batch).map_err(on)?;
+    for ((asked, room), serial) in rooms.into_iter().zip(serials) {
+        let text = outcome.bytes(room).split(|b| *b == 0).next().unwrap_or_default();
+        let text = String::from_utf8_lossy(text);
+        if outcome.result(asked).is_err() || !comes_with_a_login(&text) {
+            let name = text.splitn(5, ';').nth(4).unwrap_or("which may not be looked at");
+            return Ok(Some(blocker(format!("it holds the key {serial:x} ({name})"))));
+        }
+    }
+    Ok(None)
+}
+
+fn run(puppet: &mut Puppet, first: &Stopped, batch: &Batch) -> Result<Outcome, KindError> {
+    let mut outcomes = puppet.run_each(&[(first, batch)]);
+    outcomes.pop().expect("one answer for one batch").step("asking it for its keys")
+}
+
+/// Whether a description (`type;uid;gid;permissions;name`) is of a key that every login or service is given.
+fn comes_with_a_login(description: &str) -> bool {
+    let mut fields = description.splitn(5, ';');
+    let (Some(sort), Some(name)) = (fields.next(), fields.nth(3)) else { return false };
+    match sort {
+        "keyring" => name.starts_with("_uid.") || name.starts_with("_uid_ses."),
+        "user" => name == "invocation_id",
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_login_has_is_not_the_programs_own() {
+        assert!(comes_with_a_login("keyring;1000;65534;1f3f0000;_uid.1000"));
+        assert!(comes_with_a_login("user;0;0;3f010000;invocation_id"));
+        assert!(!comes_with_a_login("user;0;0;3f010000;victim:key"));
+        assert!(!comes_with_a_login("keyring;0;0;3f130000;mine"));
+        assert!(!comes_with_a_login(""));
+    }
+}
