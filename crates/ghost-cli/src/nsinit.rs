@@ -48,7 +48,6 @@ pub fn enter(cli: &Cli, making: &Making) -> Result<ExitCode, Fail> {
     let mut told = String::new();
     // A line when it runs; the end, when the new command has ended without it.
     let _ = BufReader::new(File::from(read)).read_line(&mut told);
-    let handle = ghost_sys::pidfd::open(init).ok();
     let Some(root) = told.trim().parse().ok().and_then(|pid| outside(init, pid)) else {
         // It has said why on stderr.
         return match signals {
@@ -57,13 +56,7 @@ pub fn enter(cli: &Cli, making: &Making) -> Result<ExitCode, Fail> {
         };
     };
     crate::restart::tell(cli, making, root, None)?;
-    match signals {
-        Some(signals) => signals.until_end(init),
-        None => {
-            drop(handle);
-            Ok(ExitCode::SUCCESS)
-        }
-    }
+    signals.map_or(Ok(ExitCode::SUCCESS), |signals| signals.until_end(init))
 }
 
 fn ended(mut child: std::process::Child) -> ExitCode {

@@ -126,7 +126,10 @@ impl Exporting {
         let mut report = Report::start();
         let fail = |e| failed(action, root, e, RUNS_ON);
         guard_root(root).map_err(|e| failed(action, root, e, "nothing was touched"))?;
-        let tree = FrozenTree::freeze(root).map_err(fail)?;
+        let tree = FrozenTree::freeze(root).map_err(|e| {
+            let gone = !crate::import::pid_in_use(root);
+            failed(action, root, e, if gone { "nothing was touched: there is no such process" } else { RUNS_ON })
+        })?;
         report.stage("freeze");
         let pids: Vec<Pid> = tree.processes.iter().map(|p| p.pid).collect();
         let mut view = TreeView::collect(&pids).map_err(fail)?;
