@@ -39,6 +39,16 @@ pub fn outside(programs: &Programs, victim: &Victim, mechanism: Mechanism, dir: 
 }
 
 fn outside_inner(programs: &Programs, victim: &Victim, mechanism: Mechanism, dir: &Path) -> Result<Outcome, String> {
+    in_namespaces(programs, &[&victim.name, mechanism.name()], dir, victim.seconds() + 20)
+}
+
+/// Runs this test binary as `--case WORDS… DIR` in namespaces of its own, with `DIR/v` made and whatever init reaps in `DIR/reaped`.
+pub(crate) fn in_namespaces(
+    programs: &Programs,
+    words: &[&str],
+    dir: &Path,
+    hard_seconds: u64,
+) -> Result<Outcome, String> {
     use std::os::unix::fs::PermissionsExt as _;
     let text = |what: &str| {
         let what = what.to_owned();
@@ -55,7 +65,8 @@ fn outside_inner(programs: &Programs, victim: &Victim, mechanism: Mechanism, dir
         .args(["ns", "--reaped"])
         .arg(dir.join("reaped"))
         .arg(exe)
-        .args(["--case", &victim.name, mechanism.name()])
+        .arg("--case")
+        .args(words)
         .arg(dir)
         .env("GHOST_BIN", &programs.ghost)
         .env("VICTIM_BIN", &programs.victim)
@@ -65,7 +76,7 @@ fn outside_inner(programs: &Programs, victim: &Victim, mechanism: Mechanism, dir
         .spawn()
         .map_err(text("victim ns"))?;
     // The case itself keeps to its time; this is for the case that does not.
-    let hard = Instant::now() + Duration::from_secs(victim.seconds() + 20);
+    let hard = Instant::now() + Duration::from_secs(hard_seconds);
     let status = loop {
         if let Some(status) = child.try_wait().map_err(text("wait"))? {
             break status;
@@ -73,7 +84,7 @@ fn outside_inner(programs: &Programs, victim: &Victim, mechanism: Mechanism, dir
         if Instant::now() > hard {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!("the case itself hung beyond {} s\n{}", victim.seconds() + 20, read(&said)));
+            return Err(format!("the case itself hung beyond {hard_seconds} s\n{}", read(&said)));
         }
         std::thread::sleep(Duration::from_millis(5));
     };

@@ -16,3 +16,5 @@ pub mod programs;
 pub mod real;
 pub mod real_case;
 pub mod run;
+pub mod sacred;
+pub mod snapshot;

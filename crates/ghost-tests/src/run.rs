@@ -27,6 +27,18 @@ pub struct Running {
     begin: Instant,
 }
 
+impl Running {
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as by `kill -KILL`, wherever it is; one that has ended already does not mind.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
 /// What a command left.
 #[derive(Debug)]
 pub struct Done {

@@ -3,11 +3,19 @@ use crate::Victim;
 
 mod deleted;
 mod locks;
+mod momentary;
 mod objects;
 mod procfs;
 mod regular;
 mod watch;
 
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] =
-    &[regular::VICTIMS, deleted::VICTIMS, locks::VICTIMS, objects::VICTIMS, procfs::VICTIMS, watch::VICTIMS];
+pub const TABLES: &[&[Victim]] = &[
+    regular::VICTIMS,
+    deleted::VICTIMS,
+    locks::VICTIMS,
+    objects::VICTIMS,
+    procfs::VICTIMS,
+    watch::VICTIMS,
+    momentary::VICTIMS,
+];

@@ -1,0 +1,84 @@
+//! Every failpoint of export and import, once as an error and once as the death of ghost.
+use super::{Play, Row};
+use crate::snapshot::Snapshot;
+
+/// The cases.
+pub const CASES: &[Row] = &[
+    ("export-failpoints::threads", |p| export(p, "thread/fifty-in-many-calls")),
+    ("export-failpoints::descriptors", |p| export(p, "files/nameless-and-named-at-once")),
+    ("export-failpoints::tree", |p| export(p, "tree/bushy")),
+    ("import-failpoints::threads", |p| import(p, "thread/fifty-in-many-calls")),
+    ("import-failpoints::descriptors", |p| import(p, "files/nameless-and-named-at-once")),
+    ("import-failpoints::tree", |p| import(p, "tree/bushy")),
+];
+
+fn export(p: &mut Play, name: &str) -> Result<(), String> {
+    let points = p.points(&["export."])?;
+    let target = p.make_dir("target")?;
+    let fresh = p.file("target/fresh.ghost");
+    let old = p.file("target/old.ghost");
+    std::fs::write(&old, "an older ghost").map_err(|e| e.to_string())?;
+    // One victim gives its verdict right after all this, the other after a restart.
+    for later in [false, true] {
+        let v = p.victim(name)?;
+        let pid = v.pid.to_string();
+        let before = Snapshot::of_tree(v.pid);
+        let files = Snapshot::of_directories(&[target.clone(), v.dir.clone()]);
+        for point in &points {
+            for kill in [false, true] {
+                for args in [&["checkpoint", &pid, "-o", &fresh][..], &["checkpoint", &pid, "-o", &old, "--replace"]] {
+                    let after = |e: String| format!("{point}, {}: {e}", if kill { "kill" } else { "error" });
+                    p.ghost_fails_at(point, kill, args).map_err(after)?;
+                    p.undisturbed(&v, &before).map_err(after)?;
+                    if let Some(d) = files.difference(&Snapshot::of_directories(&[target.clone(), v.dir.clone()])) {
+                        return Err(after(format!("files are not as they were:\n{d}")));
+                    }
+                }
+            }
+        }
+        if std::fs::read(&old).is_ok_and(|b| b != b"an older ghost") {
+            return Err("the older ghost has changed".into());
+        }
+        // Past the commit the ghost is whole, whatever becomes of its maker.
+        for kill in [false, true] {
+            p.ghost_fails_at("committed", kill, &["checkpoint", &pid, "-o", &fresh])?;
+            p.undisturbed(&v, &before)?;
+            p.ghost(0, &["verify", &fresh])?;
+            std::fs::remove_file(&fresh).map_err(|e| e.to_string())?;
+        }
+        if later {
+            p.ghost(0, &["checkpoint", &pid, "-o", &fresh, "--kill"])?;
+            p.ghost(0, &["restart", &fresh, "--detach"])?;
+        }
+        p.verify(&v, &[v.pid])?;
+        p.nobody_left()?;
+    }
+    Ok(())
+}
+
+fn import(p: &mut Play, name: &str) -> Result<(), String> {
+    let points = p.points(&["import.", "finish."])?;
+    let image = p.file("image.ghost");
+    let v = p.victim(name)?;
+    p.ghost(0, &["checkpoint", &v.pid.to_string(), "-o", &image, "--kill"])?;
+    p.nobody_left()?;
+    let bytes = std::fs::read(&image).map_err(|e| e.to_string())?;
+    let look = [v.dir.clone()];
+    let files = || Snapshot::of_directories(&look);
+    let before = files();
+    for point in &points {
+        for kill in [false, true] {
+            let after = |e: String| format!("{point}, {}: {e}", if kill { "kill" } else { "error" });
+            p.ghost_fails_at(point, kill, &["restart", &image, "--detach"]).map_err(after)?;
+            p.nobody_left().map_err(after)?;
+            if let Some(d) = before.difference(&files()) {
+                return Err(after(format!("files are not as they were:\n{d}")));
+            }
+        }
+    }
+    if std::fs::read(&image).is_ok_and(|b| b != bytes) {
+        return Err("the image has changed".into());
+    }
+    p.ghost(0, &["restart", &image, "--detach"])?;
+    p.verify(&v, &[v.pid])
+}
