@@ -222,7 +222,7 @@ impl fmt::Display for Error {
                 if !what.subject.is_empty() {
                     write!(f, "{}, ", what.subject)?;
                 }
-                write!(f, "{}\n  why:   {}", what.step, what.cause)?;
+                write!(f, "{}\n  why:   {}", what.step, chain(&what.cause))?;
                 if let Some(a) = &what.advice {
                     write!(f, "\n  try:   {a}")?;
                 }
@@ -230,6 +230,20 @@ impl fmt::Display for Error {
             }
         }
     }
+}
+
+/// An error with what caused it, as far as that says anything new.
+fn chain(cause: &Cause) -> String {
+    let mut text = cause.to_string();
+    let mut next = std::error::Error::source(cause);
+    while let Some(e) = next {
+        let words = e.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = e.source();
+    }
+    text
 }
 
 fn count(n: usize) -> String {

@@ -1,6 +1,6 @@
 //! The drive out: freeze, look, refuse or ask, kinds in order, records, pages, commit, thaw.
 
-use crate::error::{Action, Blocker, Error, KindError};
+use crate::error::{Action, Blocker, Cause, Error, KindError};
 use crate::freeze::FrozenTree;
 use crate::inquiry::Answers;
 use crate::kinds::{KINDS, memory};
@@ -131,6 +131,7 @@ impl Exporting {
             failed(action, root, e, if gone { "nothing was touched: there is no such process" } else { RUNS_ON })
         })?;
         report.stage("freeze");
+        crate::failpoint::hit("export.frozen").map_err(fail)?;
         let pids: Vec<Pid> = tree.processes.iter().map(|p| p.pid).collect();
         let mut view = TreeView::collect(&pids).map_err(fail)?;
         view.external.clone_from(&options.external);
@@ -192,7 +193,12 @@ impl Exporting {
     }
 
     fn write_inner<W: Write>(&mut self, out: W) -> Result<W, KindError> {
-        let wrap = |e: ghost_image::Error| KindError::new("writing the ghost", e);
+        let wrap = |e: ghost_image::Error| {
+            let full =
+                matches!(&e, ghost_image::Error::Write { source, .. } if source.raw_os_error() == Some(libc::ENOSPC));
+            let e = KindError::new("writing the ghost", e);
+            if full { e.advise("make room there, or name another place") } else { e }
+        };
         let mut image = ImageWriter::new(out, &crate::host::header()).map_err(wrap)?;
         self.model.write(&mut image).map_err(wrap)?;
         self.report.stage("records");
@@ -210,6 +216,25 @@ impl Exporting {
         let (out, _) = image.finish().map_err(wrap)?;
         self.report.stage("pages");
         Ok(out)
+    }
+
+    /// From here on the tree stays stopped, as by SIGSTOP, should ghost die: somebody else may be about to let it run.
+    ///
+    /// What is in a job-control stop already stays in it either way.
+    pub fn stay_stopped(&self) {
+        self.tell_running(libc::SIGSTOP);
+    }
+
+    /// Takes [`Exporting::stay_stopped`] back: SIGCONT discards the stop that waits. A program with a handler for it sees that.
+    pub fn run_again(&self) {
+        self.tell_running(libc::SIGCONT);
+    }
+
+    fn tell_running(&self, signal: i32) {
+        for p in self.tree.processes.iter().filter(|p| p.threads.iter().any(|t| t.group_stop == 0)) {
+            // One that is gone needs neither.
+            let _ = crate::freeze::signal(p.pid, signal);
+        }
     }
 
     /// Lets the tree run on, leaves it stopped, or ends it.
@@ -237,7 +262,7 @@ impl Exporting {
 /// Wraps a kind's error.
 pub(crate) fn failed(action: Action, root: Pid, what: KindError, aftermath: &str) -> Error {
     let what = match what {
-        KindError { cause: crate::error::Cause::Refused(blocker), .. } => {
+        KindError { cause: Cause::Refused(blocker), .. } => {
             return Error::Refused { action, blockers: vec![*blocker] };
         }
         other => other,

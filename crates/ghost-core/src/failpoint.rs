@@ -55,14 +55,14 @@ fn fire(name: &str, how: How) -> Result<(), KindError> {
 /// The names of all failpoints, in the order in which an export and an import pass them.
 pub fn names() -> Vec<String> {
     let kinds = |group: &str| crate::kinds::KINDS.iter().map(|k| format!("{group}.{}", k.name)).collect::<Vec<_>>();
-    let mut all: Vec<String> = vec!["export.checked".into(), "export.asked".into()];
+    let mut all: Vec<String> = ["export.frozen", "export.checked", "export.asked"].map(String::from).into();
     all.extend(kinds("export.kind"));
-    all.extend(["export.records", "export.pages"].map(String::from));
+    all.extend(["export.records", "export.pages", "export.commit", "committed"].map(String::from));
     all.push("import.records".into());
     all.extend(kinds("import.kind"));
     all.push("import.pages".into());
     all.extend(kinds("finish.kind"));
-    all.push("import.prepared".into());
-    all.push("migrate.prepared".into());
+    all.extend(["import.settled", "import.prepared", "import.go"].map(String::from));
+    all.extend(["migrate.prepared", "migrate.committed", "migrate.taken"].map(String::from));
     all
 }

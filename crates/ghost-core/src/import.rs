@@ -233,6 +233,7 @@ fn prepare_inner(
     }
     cx.flush_all()?;
     thread::settle(&mut cx)?;
+    crate::failpoint::hit("import.settled")?;
     report.stage("finish");
     let ImportCx { building, pids, notes, .. } = cx;
     report.notes = notes;
@@ -254,6 +255,12 @@ impl Prepared {
     /// Lets every thread go.
     pub fn go(mut self) -> Result<Restored, Error> {
         let root = self.root();
+        crate::failpoint::hit("import.go").map_err(|what| Error::Failed {
+            action: self.action,
+            process: String::new(),
+            what,
+            aftermath: UNDONE.to_owned(),
+        })?;
         let building = std::mem::take(&mut self.building);
         thread::go(&self.model, building).map_err(|what| Error::Failed {
             action: self.action,

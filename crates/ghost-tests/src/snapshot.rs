@@ -138,12 +138,15 @@ mod tests {
     fn a_new_descriptor_and_a_new_file_are_seen() {
         let dir = std::env::temp_dir().join(format!("ghost-snapshot-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
-        let (before, files) = (Snapshot::of_tree(std::process::id()), Snapshot::of_directories(&[dir.clone()]));
-        assert_eq!(files.difference(&Snapshot::of_directories(&[dir.clone()])), None);
+        let (before, files) =
+            (Snapshot::of_tree(std::process::id()), Snapshot::of_directories(std::slice::from_ref(&dir)));
+        assert_eq!(files.difference(&Snapshot::of_directories(std::slice::from_ref(&dir))), None);
         let made = std::fs::File::create(dir.join("new")).unwrap();
         let seen = before.difference(&Snapshot::of_tree(std::process::id())).unwrap();
         assert!(seen.contains("/new"), "{seen}");
-        assert!(files.difference(&Snapshot::of_directories(&[dir.clone()])).unwrap().contains("/new: is new"));
+        assert!(
+            files.difference(&Snapshot::of_directories(std::slice::from_ref(&dir))).unwrap().contains("/new: is new")
+        );
         drop(made);
         std::fs::remove_dir_all(dir).unwrap();
     }

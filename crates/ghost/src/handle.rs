@@ -87,9 +87,19 @@ pub(crate) fn export_as(action: Action, ghost: &mut Ghost, pid: Pid, options: &E
         }
     };
     let out = exporting.write(out)?;
+    let hit = |point, state: &str| {
+        ghost_core::failpoint::hit(point).map_err(|what| Error::Failed {
+            action,
+            process: format!("pid {pid}"),
+            what,
+            aftermath: state.to_owned(),
+        })
+    };
+    hit("export.commit", RUNS_ON)?;
     let written = out.finish().map_err(|e| of_resource(action, "completing the ghost", e, RUNS_ON))?;
     exporting.report.ghost_bytes = written.len_bytes;
     exporting.report.stage("commit");
+    hit("committed", "the ghost is whole; the process runs again")?;
     exporting.end(options.after)
 }
 

@@ -65,15 +65,27 @@ pub fn migrate(
         word => return Err(failed(pid, unexpected("building it there", &word), RUNS_HERE)),
     }
     ghost_core::failpoint::hit("migrate.prepared").map_err(|e| failed(pid, e, RUNS_HERE))?;
-    // A COMMIT that could not be sent whole was not heard whole.
-    say(to_peer, &Word::Commit).map_err(|e| failed(pid, wire("saying COMMIT")(e), RUNS_HERE))?;
-    match hear(from_peer) {
+    // Should this ghost die from here on, nobody would end the source once it runs there: it must not run on by itself.
+    exporting.stay_stopped();
+    if let Err(e) = say(to_peer, &Word::Commit) {
+        // A COMMIT that could not be sent whole was not heard whole.
+        exporting.run_again();
+        return Err(failed(pid, wire("saying COMMIT")(e), RUNS_HERE));
+    }
+    let heard = match ghost_core::failpoint::hit("migrate.committed") {
+        Ok(()) => hear(from_peer),
+        Err(e) => Err(io::Error::other(format!("{}: {}", e.step, e.cause))),
+    };
+    match heard {
         Ok(Word::Running(there)) => {
             exporting.report.stage("there");
             Ok((exporting.end(After::Kill)?, there))
         }
         // It was not able to let it run, undid it, and says so.
-        Ok(Word::Failed(why)) => Err(failed(pid, unexpected("letting it run there", &Word::Failed(why)), RUNS_HERE)),
+        Ok(Word::Failed(why)) => {
+            exporting.run_again();
+            Err(failed(pid, unexpected("letting it run there", &Word::Failed(why)), RUNS_HERE))
+        }
         other => {
             exporting.end(After::Stop)?;
             let what = match other {
@@ -138,7 +150,7 @@ fn take(
     // The source lives in this very pid namespace: its pids are free only after it has ended.
     let shared = options.pids == Pids::Same && ghost_core::import::pid_in_use(host.root_pid);
     if shared {
-        return take_over(from_peer, to_peer, options);
+        return take_over(from_peer, to_peer, host.root_pid, options);
     }
     let mut intake = Intake::stream(Box::new(&mut *from_peer)).map_err(fail)?;
     let prepared = prepare(Action::Migrate, &mut intake, options)?;
@@ -159,6 +171,7 @@ fn take(
 fn take_over(
     from_peer: &mut (dyn Read + Send),
     to_peer: &mut dyn Write,
+    root: Pid,
     options: &ImportOptions,
 ) -> Result<Restored, Error> {
     let fail = |what| failed(0, what, "nothing was left behind");
@@ -171,19 +184,26 @@ fn take_over(
         Word::Commit => {}
         word => return Err(fail(unexpected("waiting for COMMIT", &word))),
     }
-    // It is ours now, and the source ends on this word: from here on the ghost in memory is all there is.
+    // It is ours now, and the source ends on the next word: the ghost is all there is then, and must outlive us, too.
+    let path = rescue(&kept, root).map_err(|e| fail(wire("keeping the ghost while its process moves")(e)))?;
     let _ = say(to_peer, &Word::Running(0));
+    ghost_core::failpoint::hit("migrate.taken")
+        .map_err(|what| failed(0, what, &format!("the process has ended there; its ghost is kept in {path}")))?;
     let options = ImportOptions { wait_for_pids_ms: 30_000, ..borrow(options) };
     let built = Intake::whole(&kept)
         .map_err(fail)
         .and_then(|mut i| prepare(Action::Migrate, &mut i, &options))
         .and_then(Prepared::go);
-    built.map_err(|e| match rescue(&kept) {
-        Ok(path) => {
-            with_aftermath(e, format!("the process has ended there; its ghost is kept in {path}: ghost restart {path}"))
+    match built {
+        Ok(restored) => {
+            let _ = std::fs::remove_file(&path);
+            Ok(restored)
         }
-        Err(io) => with_aftermath(e, format!("the process has ended there and its ghost could not be kept: {io}")),
-    })
+        Err(e) => Err(with_aftermath(
+            e,
+            format!("the process has ended there; its ghost is kept in {path}: ghost restart {path}"),
+        )),
+    }
 }
 
 fn with_aftermath(e: Error, text: String) -> Error {
@@ -193,12 +213,26 @@ fn with_aftermath(e: Error, text: String) -> Error {
     }
 }
 
-/// Writes a ghost that must not be lost to a file.
-fn rescue(ghost: &[u8]) -> io::Result<String> {
+/// Writes a ghost that must not be lost to a file of its own, named after the process.
+fn rescue(ghost: &[u8], pid: Pid) -> io::Result<String> {
     use std::os::unix::fs::OpenOptionsExt;
-    let path = format!("/var/tmp/ghost-rescued-{}.ghost", std::process::id());
-    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-    file.write_all(ghost)?;
-    file.sync_all()?;
-    Ok(path)
+    for n in 0.. {
+        let path = format!("/var/tmp/ghost-rescued-{pid}-{}-{n}.ghost", std::process::id());
+        match std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            // Another ghost's, in another pid namespace perhaps.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+            Ok(mut file) => {
+                let written = file.write_all(ghost).and_then(|()| file.sync_all());
+                return match written {
+                    Ok(()) => Ok(path),
+                    Err(e) => {
+                        let _ = std::fs::remove_file(&path);
+                        Err(e)
+                    }
+                };
+            }
+        }
+    }
+    unreachable!("the loop ends only by return")
 }

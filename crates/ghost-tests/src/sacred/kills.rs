@@ -69,7 +69,7 @@ fn restart(p: &mut Play) -> Result<(), String> {
         let v = p.victim(name)?;
         let _ = std::fs::remove_file(&image);
         p.ghost(0, &["checkpoint", &v.pid.to_string(), "-o", &image, "--kill"])?;
-        let files = Snapshot::of_directories(&[v.dir.clone()]);
+        let files = Snapshot::of_directories(std::slice::from_ref(&v.dir));
         // What a restart takes is learnt from one that is undone at the very end.
         let begin = Instant::now();
         p.ghost_fails_at("import.prepared", false, &["restart", &image, "--detach"])?;
@@ -81,7 +81,7 @@ fn restart(p: &mut Play) -> Result<(), String> {
             p.runner.finish(running)?;
             let after = |e: String| format!("restart {n} of {name}, {when}: {e}");
             p.nobody_left().map_err(after)?;
-            if let Some(d) = files.difference(&Snapshot::of_directories(&[v.dir.clone()])) {
+            if let Some(d) = files.difference(&Snapshot::of_directories(std::slice::from_ref(&v.dir))) {
                 return Err(after(format!("files are not as they were:\n{d}")));
             }
         }

@@ -55,7 +55,7 @@ fn disk_full(p: &mut Play) -> Result<(), String> {
 fn exists(p: &mut Play) -> Result<(), String> {
     let old = p.file("old.ghost");
     std::fs::write(&old, "mine").map_err(|e| e.to_string())?;
-    export_error(p, 1, "old.ghost", &["old.ghost", "--replace"])?;
+    export_error(p, 3, "old.ghost", &["old.ghost", "--replace"])?;
     if std::fs::read(&old).is_ok_and(|b| b == b"mine") { Ok(()) } else { Err("it was overwritten".into()) }
 }
 
