@@ -80,8 +80,14 @@ fn trial(p: &Programs, v: &Victim, m: Mechanism, gap: Option<String>, base: &std
             note(format!("open: {name}: {reason}"));
             return Ok(Completion::ignored_with(format!("open: {reason}")));
         }
-        let dir = base.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string());
-        match case::outside(&p, &v, m, &dir) {
+        let play = || case::outside(&p, &v, m, &base.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string()));
+        let mut outcome = play();
+        // Victims that watch the clock can miss it on a busy machine. A second failure stands, and a repeat is always told.
+        if let Outcome::Failed(text) = &outcome {
+            note(format!("played twice: {name}: {}", text.lines().next().unwrap_or_default()));
+            outcome = play();
+        }
+        match outcome {
             Outcome::Passed => {
                 if gap.is_some() {
                     note(format!("passes now, remove it from open.txt: {name}"));
