@@ -208,16 +208,16 @@ fn prepare_inner(
     cx.flush_all()?;
     drop(theirs);
     report.stage("import");
-    let users = first_users(&model);
-    let mut bytes_in = 0;
-    intake.pages(|head, bytes| {
-        bytes_in += bytes.len() as u64;
+    let targets = memory::pages::Targets::of(&cx)?;
+    let bytes_in = std::sync::atomic::AtomicU64::new(0);
+    intake.pages_at_once(|head, bytes| {
+        bytes_in.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
         if let Some(progress) = &options.progress {
             progress.add(bytes.len() as u64);
         }
-        memory::pages::import(&cx, &users, head, bytes)
+        memory::pages::import(&targets, head, bytes)
     })?;
-    report.page_bytes = bytes_in;
+    report.page_bytes = bytes_in.into_inner();
     report.stage("pages");
     crate::failpoint::hit("import.pages")?;
     for kind in KINDS {

@@ -421,7 +421,7 @@ impl ProcessQuestions {
 }
 
 /// Queues a prctl whose error is an answer.
-fn prctl(batch: &mut Batch, label: &str, option: i32, rest: &[Arg]) -> Slot {
+fn prctl(batch: &mut Batch, label: &'static str, option: i32, rest: &[Arg]) -> Slot {
     let mut args = [Arg::Value(0); 5];
     args[0] = option.into();
     args[1..=rest.len()].copy_from_slice(rest);

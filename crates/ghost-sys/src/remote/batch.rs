@@ -2,6 +2,7 @@
 
 use super::Memory;
 use crate::{Errno, Result as SysResult};
+use std::borrow::Cow;
 
 /// Names the result of an earlier call of the same batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +58,39 @@ pub struct Call {
     /// Whether an error is an answer (true) or ends the batch (false).
     pub may_fail: bool,
     /// What this call is for, for messages: `"rt_sigaction of signal 15"`.
-    pub label: String,
+    pub label: Label,
+}
+
+/// What a call is for. Only written out when it is read: a batch may have thousands.
+#[derive(Clone, Debug)]
+pub enum Label {
+    /// As it stands.
+    Text(Cow<'static, str>),
+    /// What is done to a range of addresses: `"mmap of 1000-2000"`.
+    Range(&'static str, u64, u64),
+}
+impl std::fmt::Display for Label {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Range(what, start, end) => write!(f, "{what} of {start:x}-{end:x}"),
+        }
+    }
+}
+impl From<&'static str> for Label {
+    fn from(text: &'static str) -> Self {
+        Self::Text(Cow::Borrowed(text))
+    }
+}
+impl From<String> for Label {
+    fn from(text: String) -> Self {
+        Self::Text(Cow::Owned(text))
+    }
 }
 
 impl Call {
     /// A call whose error is an answer; for [`Batch::fork_call`].
-    pub fn new(label: impl Into<String>, nr: i64, args: &[Arg]) -> Self {
+    pub fn new(label: impl Into<Label>, nr: i64, args: &[Arg]) -> Self {
         make(label.into(), nr, args, true)
     }
 }
@@ -122,11 +150,11 @@ impl Batch {
         self.pointers.push((at.offset, to.offset));
     }
     /// Appends a call that must succeed.
-    pub fn call(&mut self, label: impl Into<String>, nr: i64, args: &[Arg]) -> Slot {
+    pub fn call(&mut self, label: impl Into<Label>, nr: i64, args: &[Arg]) -> Slot {
         self.push(label.into(), nr, args, false)
     }
     /// Appends a call whose error is an answer.
-    pub fn try_call(&mut self, label: impl Into<String>, nr: i64, args: &[Arg]) -> Slot {
+    pub fn try_call(&mut self, label: impl Into<Label>, nr: i64, args: &[Arg]) -> Slot {
         self.push(label.into(), nr, args, true)
     }
     /// Appends a call that makes a child (`clone3`, `fork`), which then makes the calls in `child` and exits with 0.
@@ -134,7 +162,7 @@ impl Batch {
     /// Without this the child would go on with the rest of the batch, as a second copy of the process. The child's calls may use
     /// data and earlier results; their own results are not kept. With `CLONE_VM` the child shares the batch's memory: add `CLONE_VFORK`
     /// when it must see it as it is now.
-    pub fn fork_call(&mut self, label: impl Into<String>, nr: i64, args: &[Arg], child: Vec<Call>) -> Slot {
+    pub fn fork_call(&mut self, label: impl Into<Label>, nr: i64, args: &[Arg], child: Vec<Call>) -> Slot {
         let slot = self.push(label.into(), nr, args, false);
         self.children.push((slot.0, child));
         slot
@@ -145,17 +173,17 @@ impl Batch {
         self.stores.push((result, target.offset));
     }
     /// Appends a call that runs at the end whatever happened before; its result is not kept.
-    pub fn finally(&mut self, label: impl Into<String>, nr: i64, args: &[Arg]) {
+    pub fn finally(&mut self, label: impl Into<Label>, nr: i64, args: &[Arg]) {
         let call = make(label.into(), nr, args, true);
         self.epilogue.push(call);
     }
-    fn push(&mut self, label: String, nr: i64, args: &[Arg], may_fail: bool) -> Slot {
+    fn push(&mut self, label: Label, nr: i64, args: &[Arg], may_fail: bool) -> Slot {
         self.calls.push(make(label, nr, args, may_fail));
         Slot(self.calls.len() as u32 - 1)
     }
 }
 
-fn make(label: String, nr: i64, args: &[Arg], may_fail: bool) -> Call {
+fn make(label: Label, nr: i64, args: &[Arg], may_fail: bool) -> Call {
     assert!(args.len() <= 6, "a system call has at most six arguments");
     let mut all = [Arg::Value(0); 6];
     all[..args.len()].copy_from_slice(args);

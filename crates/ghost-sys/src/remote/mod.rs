@@ -9,7 +9,7 @@ mod puppet;
 mod stub;
 mod wait;
 
-pub use batch::{Arg, Batch, Call, DataRef, Executor, Outcome, RemoteError, Slot};
+pub use batch::{Arg, Batch, Call, DataRef, Executor, Label, Outcome, RemoteError, Slot};
 pub use memory::{Memory, RemoteAddr};
 pub use puppet::{Entered, Puppet};
 pub use stub::{ForkOptions, Stub, StubLayout, THREAD_ROOM};

@@ -158,6 +158,6 @@ impl Program {
         let record = (words[1].wrapping_sub(self.record_addr(0)) / RECORD_LEN as u64) as usize;
         let index = *self.call_of_record.get(record).ok_or_else(|| step(Errno(libc::EPROTO)))?;
         let errno = Errno(-results[index] as i32);
-        Err(RemoteError::Call { index, label: batch.calls[index].label.clone(), errno })
+        Err(RemoteError::Call { index, label: batch.calls[index].label.to_string(), errno })
     }
 }

@@ -200,7 +200,7 @@ impl Stub {
                 let clear_flag = if *clear == 0 { 0 } else { libc::CLONE_CHILD_CLEARTID as u64 };
                 let args = CloneArgs { flags: flags | clear_flag, child_tid: *clear, ..CloneArgs::default() };
                 let pids = if *tid == 0 { &[][..] } else { std::slice::from_ref(tid) };
-                clone_call(&mut batch, &args, pids, &format!("clone3 of thread {tid}"));
+                clone_call(&mut batch, &args, pids, format!("clone3 of thread {tid}"));
             }
             let (born, outcome) = self.run_noting(&batch);
             let process = Arc::clone(self.guard.process());
@@ -419,7 +419,7 @@ fn is_other_signal(arg: Arg) -> bool {
     matches!(arg, Arg::Value(v) if v as i32 != libc::SIGTRAP)
 }
 
-fn clone_call(batch: &mut Batch, args: &CloneArgs, pids: &[Pid], label: &str) {
+fn clone_call(batch: &mut Batch, args: &CloneArgs, pids: &[Pid], label: impl Into<super::Label>) {
     let mut args = *args;
     args.set_tid_size = pids.len() as u64;
     let wanted: Vec<u8> = pids.iter().flat_map(|p| p.to_ne_bytes()).collect();

@@ -8,11 +8,13 @@
 use crate::error::{Context, KindError};
 use crate::export::PageSource;
 use crate::import::ImportCx;
+use crate::model::Model;
 use crate::options::Progress;
 use crate::view::ProcessView;
 use ghost_image::ImageWriter;
 use ghost_image::record as rec;
 use ghost_sys::remote::{Executor, Memory, RemoteAddr};
+use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
@@ -28,13 +30,16 @@ pub const OWNER_CONTENT: u32 = 2;
 const PAGE: u64 = 4096;
 
 /// Bytes of one page section at most.
-const SECTION: usize = 4 << 20;
+///
+/// What one thread has read the other still finds in a cache.
+const SECTION: usize = 1 << 20;
 
 /// Pages of an address space that are its own, and its guard regions; ascending (start, end).
 #[derive(Debug, Default)]
 pub struct Runs {
     data: Vec<(u64, u64)>,
     guards: Vec<(u64, u64)>,
+    huge: Vec<(u64, u64)>,
 }
 
 impl Runs {
@@ -45,6 +50,10 @@ impl Runs {
     /// The guard regions of the range: start, end, start, end, ...
     pub fn guards_within(&self, start: u64, end: u64) -> Vec<u64> {
         within(&self.guards, start, end).flat_map(|(s, e)| [s, e]).collect()
+    }
+    /// What of the range is in transparent huge pages, in the same form.
+    pub fn huge_within(&self, start: u64, end: u64) -> Vec<u64> {
+        within(&self.huge, start, end).flat_map(|(s, e)| [s, e]).collect()
     }
 }
 
@@ -65,10 +74,17 @@ pub fn runs(process: &ProcessView) -> Result<Runs, KindError> {
     let regions = ghost_sys::pagemap::scan(&process.dir).step_on(process.pid, || "pagemap".into(), "PAGEMAP_SCAN")?;
     let mut runs = Runs::default();
     for region in regions {
-        let list = if region.is_guard() { &mut runs.guards } else { &mut runs.data };
-        match list.last_mut() {
+        let add = |list: &mut Vec<(u64, u64)>| match list.last_mut() {
             Some(last) if last.1 == region.start => last.1 = region.end,
             _ => list.push((region.start, region.end)),
+        };
+        if region.is_guard() {
+            add(&mut runs.guards);
+        } else {
+            add(&mut runs.data);
+            if region.is_huge() {
+                add(&mut runs.huge);
+            }
         }
     }
     Ok(runs)
@@ -272,25 +288,40 @@ fn is_zero(page: &[u8]) -> bool {
     page[..8] == [0; 8] && page.as_chunks::<64>().0.iter().all(|chunk| *chunk == [0; 64])
 }
 
+/// Where pages go, for several threads at once.
+pub struct Targets<'c> {
+    model: &'c Model,
+    memories: HashMap<u32, Memory>,
+    shmems: &'c HashMap<u32, OwnedFd>,
+    contents: &'c HashMap<u32, OwnedFd>,
+}
+
+impl<'c> Targets<'c> {
+    /// Those of a tree whose mappings and inodes are made.
+    pub fn of(cx: &'c ImportCx<'_>) -> Result<Self, KindError> {
+        let mut memories = HashMap::new();
+        for (mm, index) in crate::import::first_users(cx.model) {
+            if let Some(stub) = &cx.building[index].leader {
+                let memory = stub.memory().try_clone().step_on(stub.pid, String::new, "opening its memory")?;
+                memories.insert(mm, memory);
+            }
+        }
+        Ok(Self { model: cx.model, memories, shmems: &cx.shmems, contents: &cx.contents })
+    }
+}
+
 /// Puts the pages of one section where they belong.
-pub fn import(
-    cx: &ImportCx<'_>,
-    users: &std::collections::HashMap<u32, usize>,
-    head: &rec::PageHead,
-    bytes: &[u8],
-) -> Result<(), KindError> {
+pub fn import(cx: &Targets<'_>, head: &rec::PageHead, bytes: &[u8]) -> Result<(), KindError> {
     let filled = head.runs.iter().filter(|r| !r.zero);
     match head.owner {
         OWNER_MM => {
-            let Some(stub) = users.get(&head.id).and_then(|&i| cx.building[i].leader.as_ref()) else {
-                return Err(alien(head));
-            };
+            let memory = cx.memories.get(&head.id).ok_or_else(|| alien(head))?;
             let ranges: Vec<_> = filled.map(|r| (RemoteAddr(r.start), (r.pages * PAGE) as usize)).collect();
-            stub.memory().write_ranges(&ranges, bytes).step_on(stub.pid, String::new, "writing its pages")?;
-            write_zeros(cx, stub.memory(), head).step_on(stub.pid, String::new, "writing its pages")
+            let written = memory.write_ranges(&ranges, bytes).and_then(|()| write_zeros(cx.model, memory, head));
+            written.step_on(memory.pid(), String::new, "writing its pages")
         }
         OWNER_SHMEM | OWNER_CONTENT => {
-            let table = if head.owner == OWNER_SHMEM { &cx.shmems } else { &cx.contents };
+            let table = if head.owner == OWNER_SHMEM { cx.shmems } else { cx.contents };
             let file = table.get(&head.id).ok_or_else(|| alien(head))?;
             let size = rustix::fs::fstat(file).step("fstat of an inode")?.st_size as u64;
             let mut rest = bytes;
@@ -318,8 +349,8 @@ fn alien(head: &rec::PageHead) -> KindError {
 }
 
 /// Pages of zeros that hide what a file has there are pages all the same; anonymous memory reads as zeros by itself.
-fn write_zeros(cx: &ImportCx<'_>, memory: &Memory, head: &rec::PageHead) -> ghost_sys::Result<()> {
-    let Some(mm) = cx.model.mm(head.id) else { return Ok(()) };
+fn write_zeros(model: &Model, memory: &Memory, head: &rec::PageHead) -> ghost_sys::Result<()> {
+    let Some(mm) = model.mm(head.id) else { return Ok(()) };
     for run in head.runs.iter().filter(|r| r.zero) {
         let end = run.start + run.pages * PAGE;
         let first = mm.vmas.partition_point(|v| v.end <= run.start);

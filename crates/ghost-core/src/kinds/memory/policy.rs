@@ -5,7 +5,7 @@
 
 use ghost_image::record as rec;
 use ghost_sys::nr;
-use ghost_sys::remote::{Arg, Batch};
+use ghost_sys::remote::{Arg, Batch, Label};
 
 /// Mode, address of the nodes, and how many bits the kernel may read there.
 fn arguments(batch: &mut Batch, policy: &[u8]) -> [Arg; 3] {
@@ -24,7 +24,7 @@ fn arguments(batch: &mut Batch, policy: &[u8]) -> [Arg; 3] {
 pub fn mbind(batch: &mut Batch, vma: &rec::Vma) {
     let [mode, nodes, bits] = arguments(batch, &vma.mempolicy);
     let args = [vma.start.into(), (vma.end - vma.start).into(), mode, nodes, bits, 0.into()];
-    batch.call(format!("mbind of {:x}-{:x}", vma.start, vma.end), nr::MBIND, &args);
+    batch.call(Label::Range("mbind", vma.start, vma.end), nr::MBIND, &args);
 }
 
 /// Queues the policy of the calling thread.

@@ -13,7 +13,7 @@ use crate::view::ProcessView;
 use ghost_image::record as rec;
 use ghost_image::record::vma::Special;
 use ghost_sys::proc::{Smap, VmFlags};
-use ghost_sys::remote::Batch;
+use ghost_sys::remote::{Batch, Label};
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::AsFd;
 
@@ -152,6 +152,7 @@ pub fn export(cx: &mut ExportCx<'_>, index: usize, smap: &Smap, runs: &Runs) -> 
     if !vma.shared && special == Special::None {
         vma.data_pages = runs.pages_within(m.start, m.end);
         vma.guards = runs.guards_within(m.start, m.end);
+        vma.huge = runs.huge_within(m.start, m.end);
     }
     Ok(Some(vma))
 }
@@ -308,9 +309,8 @@ fn make(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
     }
     let len = vma.end - vma.start;
     let offset = if fd < 0 { 0 } else { vma.offset };
-    let label = format!("mmap of {:x}-{:x}", vma.start, vma.end);
     batch.call(
-        label,
+        Label::Range("mmap", vma.start, vma.end),
         libc::SYS_mmap,
         &[vma.start.into(), len.into(), prot.into(), flags.into(), fd.into(), offset.into()],
     );
@@ -328,13 +328,35 @@ fn make(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
 
 const MAP_DROPPABLE: i32 = 8;
 const MADV_GUARD_INSTALL: u32 = 102;
+/// Linux 6.1; it asks no setting of the machine.
+const MADV_COLLAPSE: i32 = 25;
+
+/// For messages.
+fn advice_name(advice: u32) -> &'static str {
+    match advice as i32 {
+        libc::MADV_HUGEPAGE => "MADV_HUGEPAGE",
+        libc::MADV_NOHUGEPAGE => "MADV_NOHUGEPAGE",
+        libc::MADV_DONTFORK => "MADV_DONTFORK",
+        libc::MADV_WIPEONFORK => "MADV_WIPEONFORK",
+        libc::MADV_DONTDUMP => "MADV_DONTDUMP",
+        libc::MADV_MERGEABLE => "MADV_MERGEABLE",
+        libc::MADV_SEQUENTIAL => "MADV_SEQUENTIAL",
+        libc::MADV_RANDOM => "MADV_RANDOM",
+        _ if advice == MADV_GUARD_INSTALL => "MADV_GUARD_INSTALL",
+        _ => "madvise",
+    }
+}
 
 fn is_early(advice: u32) -> bool {
     advice == libc::MADV_HUGEPAGE as u32 || advice == libc::MADV_NOHUGEPAGE as u32
 }
 
 fn madvise(batch: &mut Batch, start: u64, len: u64, advice: u32) {
-    batch.call(format!("madvise {advice} of {start:x}"), libc::SYS_madvise, &[start.into(), len.into(), advice.into()]);
+    batch.call(
+        Label::Range(advice_name(advice), start, start + len),
+        libc::SYS_madvise,
+        &[start.into(), len.into(), advice.into()],
+    );
 }
 
 /// Queues what completes this mapping once its pages are there. Seals come last of all: [`seal`].
@@ -344,20 +366,23 @@ pub fn finish(batch: &mut Batch, vma: &rec::Vma) {
         return;
     }
     let (start, len) = (vma.start, vma.end - vma.start);
-    let what = format!("{:x}-{:x}", vma.start, vma.end);
     if vma.pkey != 0 {
         batch.call(
-            format!("pkey_mprotect of {what}"),
+            Label::Range("pkey_mprotect", start, vma.end),
             libc::SYS_pkey_mprotect,
             &[start.into(), len.into(), vma.prot.into(), vma.pkey.into()],
         );
     } else if writable_first(vma) || (is_ring && vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32) {
-        batch.call(format!("mprotect of {what}"), libc::SYS_mprotect, &[start.into(), len.into(), vma.prot.into()]);
+        batch.call(
+            Label::Range("mprotect", start, vma.end),
+            libc::SYS_mprotect,
+            &[start.into(), len.into(), vma.prot.into()],
+        );
     }
     if !vma.name.is_empty() {
         let name = batch.c_string(vma.name.as_bytes());
         batch.call(
-            format!("PR_SET_VMA of {what}"),
+            Label::Range("PR_SET_VMA", start, vma.end),
             libc::SYS_prctl,
             &[libc::PR_SET_VMA.into(), libc::PR_SET_VMA_ANON_NAME.into(), start.into(), len.into(), name.into()],
         );
@@ -365,16 +390,21 @@ pub fn finish(batch: &mut Batch, vma: &rec::Vma) {
     for &advice in vma.advice.iter().filter(|&&a| !is_early(a)) {
         madvise(batch, start, len, advice);
     }
+    for huge in vma.huge.chunks_exact(2) {
+        // Where the fault that brought the data did not do it already. It is a matter of speed only.
+        let args = [huge[0].into(), huge[1].saturating_sub(huge[0]).into(), MADV_COLLAPSE.into()];
+        batch.try_call("MADV_COLLAPSE", libc::SYS_madvise, &args);
+    }
     if vma.locked {
         let flags = if vma.lock_onfault { libc::MLOCK_ONFAULT } else { 0 };
-        batch.call(format!("mlock2 of {what}"), libc::SYS_mlock2, &[start.into(), len.into(), flags.into()]);
+        batch.call(Label::Range("mlock2", start, vma.end), libc::SYS_mlock2, &[start.into(), len.into(), flags.into()]);
     }
 }
 
 /// Queues mseal(2) of this mapping (Linux 6.10).
 pub fn seal(batch: &mut Batch, vma: &rec::Vma) {
     let (start, len) = (vma.start, vma.end - vma.start);
-    batch.call(format!("mseal of {start:x}-{:x}", vma.end), SYS_MSEAL, &[start.into(), len.into(), 0.into()]);
+    batch.call(Label::Range("mseal", start, vma.end), SYS_MSEAL, &[start.into(), len.into(), 0.into()]);
 }
 
 const SYS_MSEAL: i64 = 462;

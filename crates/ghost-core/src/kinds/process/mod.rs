@@ -112,7 +112,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         let dir = ProcDir::open(cx.building[index].pid).step("opening a new process").map_err(on)?;
         outside(cx, index, &dir).map_err(on)?;
         let batch = &mut cx.building[index].batch;
-        let mut set = |label: &str, option: i32, a: u32, b: u32| {
+        let mut set = |label: &'static str, option: i32, a: u32, b: u32| {
             batch.call(label, nr::PRCTL, &[option.into(), a.into(), b.into(), 0.into(), 0.into()]);
         };
         if record.child_subreaper {

@@ -482,7 +482,13 @@ fn cannot(pid: Pid, words: String) -> KindError {
 }
 
 /// Makes one call that must succeed.
-fn make(stub: &mut Stub, old: Pid, label: &str, nr: i64, args: &[u64]) -> Result<(), KindError> {
+fn make(
+    stub: &mut Stub,
+    old: Pid,
+    label: impl Into<ghost_sys::remote::Label>,
+    nr: i64,
+    args: &[u64],
+) -> Result<(), KindError> {
     let args: Vec<_> = args.iter().map(|a| (*a).into()).collect();
     let mut batch = Batch::new();
     batch.call(label, nr, &args);
