@@ -30,12 +30,22 @@ impl Stopped {
     ///
     /// No instruction of the program runs. A call at whose entry it stood is made. Signals must all be blocked.
     pub fn trap(&self) -> Result<()> {
+        self.begin_trap()?;
+        self.end_trap()
+    }
+
+    /// The first half of [`Stopped::trap`], for callers that have many threads: all are on their way before the first is waited for.
+    pub fn begin_trap(&self) -> Result<()> {
         self.interrupt()?;
+        self.run(libc::PTRACE_CONT)
+    }
+
+    /// The second half.
+    pub fn end_trap(&self) -> Result<()> {
         loop {
-            self.run(libc::PTRACE_CONT)?;
             match self.stop_again()? {
                 Stop::Trap => return Ok(()),
-                Stop::Group(_) | Stop::Signal(_) | Stop::Event(..) | Stop::Syscall => {}
+                Stop::Group(_) | Stop::Signal(_) | Stop::Event(..) | Stop::Syscall => self.run(libc::PTRACE_CONT)?,
             }
         }
     }
@@ -50,6 +60,11 @@ impl Stopped {
 
     /// Enters a call through the `syscall` instruction at `at`; the thread then stands at its entry.
     fn enter_call(&self, at: u64, nr: i64, args: [u64; 6]) -> Result<()> {
+        self.begin_call(at, nr, args)?;
+        self.end_step()
+    }
+
+    fn begin_call(&self, at: u64, nr: i64, args: [u64; 6]) -> Result<()> {
         let regs = Registers {
             rip: at,
             rax: nr as u64,
@@ -63,7 +78,11 @@ impl Stopped {
             ..self.registers()?
         };
         self.set_registers(&regs)?;
-        self.run(libc::PTRACE_SYSCALL)?;
+        self.run(libc::PTRACE_SYSCALL)
+    }
+
+    /// Waits for the entry or the exit of a call.
+    fn end_step(&self) -> Result<()> {
         match self.stop_again()? {
             Stop::Syscall => Ok(()),
             // No `syscall` instruction there.
@@ -77,13 +96,33 @@ impl Stopped {
     pub fn call(&self, at: u64, nr: i64, args: [u64; 6]) -> Result<i64> {
         self.enter_call(at, nr, args)?;
         self.run(libc::PTRACE_SYSCALL)?;
-        match self.stop_again()? {
-            Stop::Syscall => {}
-            _ => return Err(Errno(libc::EIO)),
-        }
+        self.end_step()?;
         let value = self.registers()?.rax as i64;
         self.trap()?;
         Ok(value)
+    }
+
+    /// [`Stopped::call`] in each of many threads at the same time: (thread, `syscall` instruction, call, arguments).
+    pub fn call_each(work: &[(&Self, u64, i64, [u64; 6])]) -> Vec<Result<i64>> {
+        let begun: Vec<_> = work.iter().map(|(thread, at, nr, args)| thread.begin_call(*at, *nr, *args)).collect();
+        let entered = begun.into_iter().zip(work).map(|(begun, (thread, ..))| {
+            begun?;
+            thread.end_step()?;
+            thread.run(libc::PTRACE_SYSCALL)
+        });
+        let entered: Vec<Result<()>> = entered.collect();
+        let left = entered.into_iter().zip(work).map(|(entered, (thread, ..))| {
+            entered?;
+            thread.end_step()?;
+            let value = thread.registers()?.rax as i64;
+            thread.begin_trap()?;
+            Ok(value)
+        });
+        let left: Vec<Result<i64>> = left.collect();
+        left.into_iter()
+            .zip(work)
+            .map(|(left, (thread, ..))| left.and_then(|v| thread.end_trap().map(|()| v)))
+            .collect()
     }
 
     /// Takes a signal out of the queue of the thread or its process, as if it had never come. Nothing happens when none waits.

@@ -52,7 +52,27 @@ pub struct Message {
 ///
 /// `EMSGSIZE` when the control data did not fit or our own RLIMIT_NOFILE cut descriptors off: nothing is lost in silence.
 pub fn receive(socket: BorrowedFd<'_>, room: usize, flags: i32) -> Result<Message> {
-    let mut data = vec![0_u8; room];
+    // Fresh memory for the longest message, each time, would cost more than the call.
+    let mut data = DATA.take();
+    if data.len() < room {
+        data.resize(room, 0);
+    }
+    let message = receive_into(socket, &mut data[..room], flags);
+    if data.len() <= KEPT {
+        DATA.set(data);
+    }
+    message
+}
+
+/// What is kept for the next message, at most.
+const KEPT: usize = 1 << 20;
+
+thread_local! {
+    /// The memory that a thread receives into; taken while in use.
+    static DATA: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
+}
+
+fn receive_into(socket: BorrowedFd<'_>, data: &mut [u8], flags: i32) -> Result<Message> {
     let mut name = [0_u8; NAME];
     // Words, so that the headers in it are aligned.
     let mut control = vec![0_u64; CONTROL / 8];
@@ -80,8 +100,8 @@ pub fn receive(socket: BorrowedFd<'_>, room: usize, flags: i32) -> Result<Messag
     if header.msg_flags & libc::MSG_CTRUNC != 0 {
         return Err(Errno(libc::EMSGSIZE));
     }
-    data.truncate(n);
-    message.data = data;
+    // MSG_TRUNC tells a length that may be more than there was room for.
+    message.data = data[..n.min(data.len())].to_vec();
     message.from = name[..(header.msg_namelen as usize).min(NAME)].to_vec();
     Ok(message)
 }

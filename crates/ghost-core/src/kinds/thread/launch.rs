@@ -49,6 +49,18 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             entry.insert(syscall_instruction(model, record.mm_id, leader.memory()).map_err(on)?);
         }
     }
+    for (building, record) in cx.building.iter_mut().zip(&model.processes) {
+        for (stub, thread) in stubs(building).zip(&record.threads) {
+            let what = || format!("tid {}", thread.tid);
+            stub.thread.begin_trap().step_on(record.pid, what, "bringing it to its trap")?;
+        }
+    }
+    for (building, record) in cx.building.iter_mut().zip(&model.processes) {
+        for (stub, thread) in stubs(building).zip(&record.threads) {
+            let what = || format!("tid {}", thread.tid);
+            stub.thread.end_trap().step_on(record.pid, what, "bringing it to its trap")?;
+        }
+    }
     // Continued calls need a little room, which the executor still has.
     let scratch = cx.layout.base.plus(4096);
     let mut ends: Vec<Vec<Option<Continue>>> = Vec::new();
@@ -57,7 +69,6 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         let mut slots = slots(model, record, building)?;
         for (stub, thread) in stubs(building).zip(&record.threads) {
             let what = || format!("tid {}", thread.tid);
-            stub.thread.trap().step_on(record.pid, what, "bringing it to its trap")?;
             let registers = thread.registers.as_ref().map(|r| decode(&r.general));
             of_process.push(match (&thread.interrupted, registers) {
                 (Some(i), Some(Some(regs))) => {
@@ -71,10 +82,14 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         ends.push(of_process);
     }
     let (base, len) = (cx.layout.base.0, cx.layout.len());
+    let mut unmapping = Vec::with_capacity(users.len());
+    let mut whose = Vec::with_capacity(users.len());
     for (mm_id, index) in users {
         let Some(leader) = cx.building[index].leader.as_ref() else { continue };
-        let pid = model.processes[index].pid;
-        let gone = leader.thread.call(instructions[&mm_id], nr::MUNMAP, [base, len, 0, 0, 0, 0]);
+        unmapping.push((&leader.thread, instructions[&mm_id], nr::MUNMAP, [base, len, 0, 0, 0, 0]));
+        whose.push(model.processes[index].pid);
+    }
+    for (gone, pid) in Stopped::call_each(&unmapping).into_iter().zip(whose) {
         let gone = gone.and_then(Errno::check);
         gone.step_on(pid, String::new, "unmapping ghost's own code")?;
     }
