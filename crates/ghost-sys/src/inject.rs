@@ -51,11 +51,8 @@ impl Stopped {
     }
 
     fn stop_again(&self) -> Result<Stop> {
-        match self.wait_again(0)? {
-            Some(Ok(stop)) => Ok(stop),
-            // It has been killed.
-            _ => Err(Errno(libc::ESRCH)),
-        }
+        // An error: it has been killed.
+        self.wait_soon()?.map_err(|_| Errno(libc::ESRCH))
     }
 
     /// Enters a call through the `syscall` instruction at `at`; the thread then stands at its entry.

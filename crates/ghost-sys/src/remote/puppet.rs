@@ -339,9 +339,8 @@ impl Entered<'_> {
             }
         }
         self.halt(what)?;
-        self.check_place()?;
-        let slot = self.puppet.slot_at(self.slot);
-        Ok(arch::slot_result(&self.thread.registers().map_err(step(what))?, slot))
+        let regs = self.check_place()?;
+        Ok(arch::slot_result(&regs, self.puppet.slot_at(self.slot)))
     }
 
     /// Stops the thread wherever it is.
@@ -502,12 +501,13 @@ impl Entered<'_> {
             let stop = self.note(seen)?;
             self.pass(stop)
         })?;
-        self.check_place()
+        self.check_place().map(drop)
     }
 
-    /// Errors when the thread is not where ghost left it.
-    fn check_place(&mut self) -> Result<(), RemoteError> {
-        let ip = arch::instruction_pointer(&self.thread.registers().map_err(step("reading registers"))?);
+    /// The registers of the thread; an error when it is not where ghost left it.
+    fn check_place(&mut self) -> Result<Registers, RemoteError> {
+        let regs = self.thread.registers().map_err(step("reading registers"))?;
+        let ip = arch::instruction_pointer(&regs);
         let (slot, map) = (self.puppet.slot_at(self.slot), arch::slot_map());
         if !(self.puppet.foothold.start..self.puppet.foothold.end).contains(&ip) {
             // It is home: nothing is left to be put back.
@@ -521,7 +521,7 @@ impl Entered<'_> {
             inside.masked = false;
             return Err(escaped());
         }
-        Ok(())
+        Ok(regs)
     }
 
     fn go_home(&mut self) -> Result<(), RemoteError> {
