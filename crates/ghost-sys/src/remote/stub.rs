@@ -161,6 +161,38 @@ impl Stub {
         self.sibling(thread, tid, &process, options.flags)
     }
 
+    /// Makes several child processes in one batch, in this order: (pid or 0, clone flags, exit signal).
+    ///
+    /// Those made before an error are returned; the caller tries the others one by one to learn what is in their way.
+    pub fn fork_many(&mut self, wanted: &[(Pid, u64, u32)]) -> Result<Vec<Self>, RemoteError> {
+        let mut stubs = Vec::with_capacity(wanted.len());
+        for part in wanted.chunks(self.births_at_once()) {
+            let mut batch = Batch::new();
+            for (pid, flags, exit_signal) in part {
+                let args = CloneArgs { flags: *flags, exit_signal: (*exit_signal).into(), ..CloneArgs::default() };
+                let pids = if *pid == 0 { &[][..] } else { std::slice::from_ref(pid) };
+                clone_call(&mut batch, &args, pids, "clone3");
+            }
+            let (born, outcome) = self.run_noting(&batch);
+            for (tid, (_, flags, _)) in born.into_iter().zip(part) {
+                let thread = first_stop(tid)?;
+                let process = Process::new(tid).map_err(step("opening the new process"))?;
+                stubs.push(self.sibling(thread, tid, &process, *flags)?);
+            }
+            match outcome {
+                Ok(_) => {}
+                Err(RemoteError::Call { .. }) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(stubs)
+    }
+
+    /// How many births fit into one batch: each takes a record, a result, its arguments and its tid, 80 + 8 + 96 + 16 bytes.
+    fn births_at_once(&self) -> usize {
+        (self.layout.data_len as usize / 256).clamp(1, 1024)
+    }
+
     /// Moves the executor into memory of no file: the kernel lets a process name another executable (PR_SET_MM_MAP) only when
     /// nothing of the old one is mapped.
     fn leave_image(&mut self) -> Result<(), RemoteError> {
@@ -191,10 +223,8 @@ impl Stub {
             | libc::CLONE_SIGHAND
             | libc::CLONE_THREAD
             | libc::CLONE_SYSVSEM) as u64;
-        // A call takes a record, a result, its arguments and its tid: 80 + 8 + 96 + 16 bytes.
-        let at_once = (self.layout.data_len as usize / 256).clamp(1, 1024);
         let mut stubs = Vec::with_capacity(tids.len());
-        for part in tids.chunks(at_once) {
+        for part in tids.chunks(self.births_at_once()) {
             let mut batch = Batch::new();
             for (tid, clear) in part {
                 let clear_flag = if *clear == 0 { 0 } else { libc::CLONE_CHILD_CLEARTID as u64 };
