@@ -15,7 +15,6 @@ use crate::export::ExportCx;
 use crate::import::ImportCx;
 use crate::view::TreeView;
 use ghost_image::record as rec;
-use ghost_sys::kcmp::{Resource, kcmp};
 use ghost_sys::proc::{self, ProcDir, ProcResult};
 use ghost_sys::remote::Batch;
 use ghost_sys::{Pid, nr};
@@ -32,26 +31,11 @@ const XFEATURE_XTILE_DATA: u32 = 18;
 /// The login uid of a process that nobody logged in for.
 const NO_LOGIN: u32 = u32::MAX;
 
-/// Names the processes with System V semaphores to put back at their end.
+/// Nothing here keeps a process from travelling.
 ///
-/// Ghost has never used SEM_UNDO and so has no undo list; a thread that compares as different has one. Whether anything is
-/// left in it the kernel does not tell.
-pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
-    let me = std::process::id() as Pid;
-    for process in view.processes.iter().filter(|p| !p.is_zombie()) {
-        let undoes = |tid| kcmp(me, tid, Resource::SysvSem, 0, 0).is_ok_and(std::cmp::Ordering::is_ne);
-        let Some(thread) = process.threads.iter().find(|t| !t.status.is_dead() && undoes(t.tid)) else { continue };
-        out.push(Blocker {
-            pid: process.pid,
-            comm: process.comm(),
-            kind: "sysv sem",
-            subject: format!("thread {}", thread.tid),
-            why: "it has used System V semaphores with SEM_UNDO: the kernel would undo that at its end, and only then"
-                .into(),
-            advice: "checkpoint it before it uses them, or lose the undoing with --accept 'sysv sem'".into(),
-        });
-    }
-}
+/// Undo lists of System V semaphores are not seen: kcmp(2) tells that a process has one, but every process that has ever made
+/// a thread (CLONE_SYSVSEM) has, nearly always empty.
+pub fn check(_view: &TreeView, _out: &mut Vec<Blocker>) {}
 
 /// Adds the attributes to the process records and writes the directories.
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
