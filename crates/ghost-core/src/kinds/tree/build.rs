@@ -219,9 +219,7 @@ impl Builder<'_, '_> {
             self.fork_together(i, &plain)?;
         }
         for child in late {
-            if self.stubs[child].is_some() {
-                ready.push(child);
-            } else if here(self, child) && self.fork_child(i, child)? {
+            if self.stubs[child].is_some() || (here(self, child) && self.fork_child(i, child)?) {
                 ready.push(child);
             } else {
                 deferred.push(child);
