@@ -3,7 +3,7 @@
 //! Out: PAGEMAP_SCAN (Linux 6.7) names the pages that are the process's own: present or swapped, neither of a file nor the
 //! shared zero page. One pass over the page tables, whatever the number of mappings. They are read with `process_vm_readv(2)`
 //! into a few reused buffers, one thread reading while another writes; pages that hold only zeros carry no bytes.
-//! In: `process_vm_writev(2)` into the new mappings; inodes by `pwrite(2)`.
+//! In: `process_vm_writev(2)` into the new mappings, straight from a mapped image, several sections at once; inodes by `pwrite(2)`.
 
 use crate::error::{Context, KindError};
 use crate::export::PageSource;
@@ -31,7 +31,7 @@ const PAGE: u64 = 4096;
 
 /// Bytes of one page section at most.
 ///
-/// What one thread has read the other still finds in a cache.
+/// Small enough that all threads of an import have work soon and to the end.
 const SECTION: usize = 1 << 20;
 
 /// Pages of an address space that are its own, and its guard regions; ascending (start, end).

@@ -181,6 +181,26 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.eq("first byte that differs", None, prng_differs(16, m.bytes()));
         v.eq("kB in huge pages", 4096, huge());
     }),
+    victim("huge-pages-collapsed", |v| {
+        // Huge by a request of the moment, which leaves no flag behind.
+        const MADV_COLLAPSE: i32 = 25;
+        let room = Map::anonymous(8 << 20);
+        let at = room.at.next_multiple_of(2 << 20);
+        let m = Map { at, len: 4 << 20 };
+        prng_fill(18, m.bytes_mut());
+        if let Err(e) = m.advise(MADV_COLLAPSE) {
+            v.skip(&format!("MADV_COLLAPSE: {}", crate::sys::strerror(e)));
+        }
+        let huge = move || {
+            let within = |x: &&proc::Vma| x.start < m.end() && m.at < x.end;
+            proc::smaps().iter().filter(within).map(|x| x.kb("AnonHugePages")).sum::<u64>()
+        };
+        v.need("they are huge", huge() == 4096);
+        v.keep("VMAs", move || m.shapes());
+        v.wait();
+        v.eq("first byte that differs", None, prng_differs(18, m.bytes()));
+        v.eq("kB in huge pages", 4096, huge());
+    }),
     victim("hugetlb", |v| {
         let flags = PRIVATE | libc::MAP_HUGETLB;
         let free = proc::field_of("/proc/meminfo", "HugePages_Free");

@@ -110,6 +110,40 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.check("the bytes", buffers.iter().all(|b| b.starts_with(b"asynchronous")));
         v.eq("io_destroy", Ok(0), raw!(libc::SYS_io_destroy, ring));
     }),
+    victim("aio-ring-round-its-end", |v| {
+        // So many requests that the events that wait lie at both ends of the ring.
+        let fd = must!(open(c"/dev/null".as_ptr(), libc::O_RDONLY));
+        let mut ring = 0u64;
+        if let Err(e) = raw!(libc::SYS_io_setup, 8, &raw mut ring) {
+            v.skip(&format!("io_setup: {}", crate::sys::strerror(e)));
+        }
+        // SAFETY: the first words of a ring (kernel fs/aio.c): id, slots, head, tail.
+        let place = move || unsafe { std::slice::from_raw_parts(ring as *const u32, 4)[1..].to_vec() };
+        let slots = place()[0];
+        let submit = move |data: u64| {
+            let block = [data, 0, (fd as u64) << 32, block_buffer(), 0, 0, 0, 0];
+            let list = [block.as_ptr()];
+            raw!(libc::SYS_io_submit, ring, 1, list.as_ptr())
+        };
+        let fetch = move || {
+            let mut event = [0u64; 4];
+            raw!(libc::SYS_io_getevents, ring, 1, 1, event.as_mut_ptr(), 0).map(|_| event[0])
+        };
+        for i in 0..u64::from(slots) - 3 {
+            v.need("a request", submit(i) == Ok(1) && fetch() == Ok(i));
+        }
+        for i in 0..6 {
+            v.need("a request whose event waits", submit(1000 + i) == Ok(1));
+        }
+        v.need("it went round", place()[1] > place()[2]);
+        v.keep("slots, head and tail", place);
+        v.wait();
+        let got: Vec<_> = (0..6).map(|_| fetch()).collect();
+        v.eq("events", (0..6).map(|i| Ok(1000 + i)).collect::<Vec<_>>(), got);
+        for i in 0..u64::from(slots) * 2 {
+            v.need("a request afterwards", submit(i) == Ok(1) && fetch() == Ok(i));
+        }
+    }),
     flagged("sysv-segment", &[Flag::NoDup("both would use one segment")], |v| {
         let id = call!(shmget(libc::IPC_PRIVATE, 4 * PAGE, libc::IPC_CREAT | 0o600));
         if id == -1 {
@@ -138,3 +172,9 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.eq("the secret", 42, m.get(0));
     }),
 ];
+
+/// Room that a request of no bytes names and never uses.
+fn block_buffer() -> u64 {
+    static ROOM: u64 = 0;
+    (&raw const ROOM) as u64
+}
