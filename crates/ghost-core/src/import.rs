@@ -53,6 +53,36 @@ pub struct ImportCx<'a> {
     pub control_fd: i32,
     /// What was lost or is worth saying.
     pub notes: Vec<rec::Note>,
+    /// Names given to files that had none before: taken back unless the tree runs in the end.
+    pub names: Names,
+}
+
+/// Files that the import gave names where there were none. Dropping it removes them, if they are still the same.
+#[derive(Debug, Default)]
+pub struct Names(Vec<(Vec<u8>, u64, u64)>);
+
+impl Names {
+    /// Remembers a name that has just been given.
+    pub fn given(&mut self, path: &[u8]) {
+        if let Ok(s) = rustix::fs::lstat(path) {
+            self.0.push((path.to_vec(), s.st_dev, s.st_ino));
+        }
+    }
+    /// The names stay: their files belong to programs that run.
+    pub fn keep(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        for (path, device, inode) in &self.0 {
+            if rustix::fs::lstat(path.as_slice()).is_ok_and(|s| (s.st_dev, s.st_ino) == (*device, *inode)) {
+                // What cannot be removed stays behind as a stale socket, which the next restart takes for what it is.
+                let _ = rustix::fs::unlink(path.as_slice());
+            }
+        }
+    }
 }
 
 impl ImportCx<'_> {
@@ -125,6 +155,7 @@ pub fn remote(pid: Pid, e: RemoteError) -> KindError {
 #[derive(Debug)]
 pub struct Prepared {
     building: Vec<Building>,
+    names: Names,
     model: Model,
     pids: PidMap,
     action: Action,
@@ -199,6 +230,7 @@ fn prepare_inner(
         control: ours,
         control_fd: theirs.as_raw_fd(),
         notes: model.host.notes.clone(),
+        names: Names::default(),
     };
     for kind in KINDS {
         (kind.import)(&mut cx)?;
@@ -235,12 +267,12 @@ fn prepare_inner(
     thread::settle(&mut cx)?;
     crate::failpoint::hit("import.settled")?;
     report.stage("finish");
-    let ImportCx { building, pids, notes, .. } = cx;
+    let ImportCx { building, pids, notes, names, .. } = cx;
     report.notes = notes;
     report.processes = model.processes.len();
     report.threads = model.processes.iter().map(|p| p.threads.len()).sum();
     crate::failpoint::hit("import.prepared")?;
-    Ok(Prepared { building, pids, action, report: report.clone(), model })
+    Ok(Prepared { building, names, pids, action, report: report.clone(), model })
 }
 
 impl Prepared {
@@ -262,6 +294,7 @@ impl Prepared {
             aftermath: UNDONE.to_owned(),
         })?;
         let building = std::mem::take(&mut self.building);
+        self.names.keep();
         thread::go(&self.model, building).map_err(|what| Error::Failed {
             action: self.action,
             process: String::new(),

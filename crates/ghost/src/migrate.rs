@@ -147,6 +147,14 @@ fn take(
     options: &ImportOptions,
 ) -> Result<Restored, Error> {
     let fail = |what| failed(0, what, "nothing was left behind");
+    let mut head = [0; 4];
+    from_peer.read_exact(&mut head).map_err(|e| fail(wire("waiting for the ghost")(e)))?;
+    let mut from_peer = (&head[..]).chain(from_peer);
+    if &head == b"ABRT" {
+        let word = hear(&mut from_peer).map_err(|e| fail(wire("waiting for the ghost")(e)))?;
+        return Err(fail(unexpected("waiting for the ghost", &word)));
+    }
+    let from_peer = &mut from_peer;
     // The source lives in this very pid namespace: its pids are free only after it has ended.
     let shared = options.pids == Pids::Same && ghost_core::import::pid_in_use(host.root_pid);
     if shared {

@@ -76,6 +76,17 @@ fn import(p: &mut Play, name: &str) -> Result<(), String> {
             }
         }
     }
+    // Where the name of a socket was free, a restart that fails leaves it free.
+    let socket = v.dir.join("socket");
+    if socket.exists() {
+        std::fs::remove_file(&socket).map_err(|e| e.to_string())?;
+        for point in ["import.kind.fd", "import.prepared", "import.go"] {
+            p.ghost_fails_at(point, false, &["restart", &image, "--detach"])?;
+            if socket.exists() {
+                return Err(format!("{point}: the socket's name is left behind"));
+            }
+        }
+    }
     if std::fs::read(&image).is_ok_and(|b| b != bytes) {
         return Err("the image has changed".into());
     }

@@ -60,6 +60,7 @@ pub fn exporting_of<T>(view: &TreeView, options: &ExportOptions, work: impl FnOn
         shmems: crate::model::Ids::default(),
         pages: Vec::new(),
         notes: Vec::new(),
+        names: crate::import::Names::default(),
     })
 }
 

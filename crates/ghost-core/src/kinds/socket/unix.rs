@@ -636,6 +636,7 @@ fn bind(
     };
     let at = path::mapped(cx, &bound.path);
     let text = || format!("binding {}", String::from_utf8_lossy(&at));
+    let new = rustix::fs::lstat(at.as_slice()).is_err();
     remove_stale(&at).map_err(|e| e.advise("end whoever listens there: perhaps the original still runs"))?;
     if name.starts_with(b"/") {
         let address = if at == bound.path { socket.local.clone() } else { sock::unix_address(&at) };
@@ -643,6 +644,9 @@ fn bind(
     } else {
         let directory = at.strip_suffix(name).filter(|d| !d.is_empty()).unwrap_or(b"/");
         sock::bind_in(fd.as_fd(), &socket.local, directory).step(text())?;
+    }
+    if new {
+        cx.names.given(&at);
     }
     later.reach.insert(id, Reach::Address(sock::unix_address(&at)));
     let owner = (Some(rustix::fs::Uid::from_raw(bound.uid)), Some(rustix::fs::Gid::from_raw(bound.gid)));
