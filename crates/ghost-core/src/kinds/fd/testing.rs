@@ -60,7 +60,6 @@ pub fn exporting_of<T>(view: &TreeView, options: &ExportOptions, work: impl FnOn
         shmems: crate::model::Ids::default(),
         pages: Vec::new(),
         notes: Vec::new(),
-        names: crate::import::Names::default(),
     })
 }
 
@@ -84,5 +83,6 @@ pub fn importing_of<T>(model: &Model, options: &ImportOptions, work: impl FnOnce
         control,
         control_fd: 1000,
         notes: Vec::new(),
+        names: crate::import::Names::default(),
     })
 }
