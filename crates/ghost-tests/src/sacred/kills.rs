@@ -190,7 +190,8 @@ fn migrate(p: &mut Play, kill_receiver: bool, same: bool) -> Result<(), String> 
 
 /// Exactly one copy runs, or is the stopped source while nobody runs, or lies in a file that was kept; and it is whole.
 fn one_runs(p: &mut Play, v: &Victim, ghosts: &[u32]) -> Result<(), String> {
-    // Those on their way out get a moment.
+    // Those on their way out get a moment: half-built ones die with their ghost, and may be counted until they have.
+    std::thread::sleep(Duration::from_millis(150));
     let _ = p.until("one copy", 3, || copies(p, ghosts).len() == 1);
     let all = copies(p, ghosts);
     let running: Vec<u32> = all.iter().copied().filter(|q| !stopped(*q)).collect();
