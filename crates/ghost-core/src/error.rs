@@ -122,6 +122,11 @@ impl KindError {
             _ => false,
         }
     }
+    /// Whether the same will work in a moment (see the puppet's notes on ghosts that were killed or too slow).
+    pub fn is_transient(&self) -> bool {
+        use ghost_sys::remote::RemoteError::Step;
+        matches!(&self.cause, Cause::Remote(Step { errno: Errno(libc::EBUSY | libc::ETIME), .. }))
+    }
     /// A conflict in words.
     pub fn conflict(step: impl Into<String>, words: impl Into<String>) -> Self {
         Self::new(step, Cause::Conflict(words.into()))

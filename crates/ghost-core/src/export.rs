@@ -73,6 +73,9 @@ pub struct ExportCx<'a> {
     pub notes: Vec<rec::Note>,
 }
 
+/// For how long a thread may keep an export waiting that comes home from another ghost.
+const HOMECOMING: std::time::Duration = std::time::Duration::from_secs(4);
+
 /// A frozen tree whose records are made and whose pages wait to be written. Dropping it thaws the tree.
 #[derive(Debug)]
 pub struct Exporting {
@@ -122,7 +125,22 @@ const RUNS_ON: &str = "no ghost was made; the process runs again";
 
 impl Exporting {
     /// Freezes the tree below `root`, refuses what cannot travel, and makes the records of all that can.
+    ///
+    /// A thread that is still on its way home from a ghost that was killed, or that went home by itself because this one was kept
+    /// from the CPU, is a matter of two seconds: the tree is thawed and frozen anew, for up to [`HOMECOMING`].
     pub fn begin(action: Action, root: Pid, options: &ExportOptions) -> Result<Self, Error> {
+        let began = std::time::Instant::now();
+        loop {
+            match Self::begin_once(action, root, options) {
+                Err(Error::Failed { what, .. }) if what.is_transient() && began.elapsed() < HOMECOMING => {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn begin_once(action: Action, root: Pid, options: &ExportOptions) -> Result<Self, Error> {
         let mut report = Report::start();
         let fail = |e| failed(action, root, e, RUNS_ON);
         guard_root(root).map_err(|e| failed(action, root, e, "nothing was touched"))?;

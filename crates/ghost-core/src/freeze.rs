@@ -132,6 +132,8 @@ fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Opti
         if fresh.is_empty() {
             break;
         }
+        // The end of a process is told with its leader, and of the leader only when all others have been waited for.
+        fresh.sort_by_key(|running| running.tid() == pid);
         let dir = ProcDir::open(pid).ok();
         let mut asleep = Vec::with_capacity(fresh.len());
         for running in &fresh {
@@ -219,6 +221,9 @@ fn rest(running: Running, pid: Pid) -> Result<Option<(Stopped, i32)>, KindError>
         let dir =
             ProcDir::open(pid).and_then(|d| d.thread(tid)).step_on(pid, String::new, "looking what holds it up")?;
         let Ok(status) = proc::read_status(&dir) else { continue };
+        if tid == pid && status.is_dead() {
+            return Ok(None); // its threads live on, and the kernel keeps its end for the last of them
+        }
         if crate::kinds::tree::in_vfork(&dir, &status) {
             let comm = String::from_utf8_lossy(&status.name).into_owned();
             let blocker = crate::kinds::tree::vfork_blocker(pid, comm, tid);

@@ -409,8 +409,12 @@ fn job_control_goes_on_during_visits() {
         }
     });
     while begin.elapsed() < Duration::from_secs(3) {
-        visit(pid).expect("visit");
-        visits += 1;
+        match visit(pid) {
+            Ok(()) => visits += 1,
+            // Stopped for longer than the wait inside lasts: it has gone home by itself, unharmed, which is what is tried here.
+            Err(RemoteError::Step { errno: Errno(libc::ETIME | libc::EBUSY), .. }) => {}
+            Err(e) => panic!("{e}"),
+        }
     }
     sender.join().expect("sender");
     // A program that was stopped before a visit is stopped after it.

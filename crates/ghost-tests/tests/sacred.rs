@@ -29,10 +29,18 @@ fn main() -> ExitCode {
     let cases = sacred::CASES.iter().copied().flatten();
     let trials = cases.map(|&(name, _)| {
         let (programs, dir) = (programs.clone(), base.join(name));
-        Trial::ignorable_test(name, move || match sacred::outside(&programs, name, &dir) {
-            Outcome::Passed => Ok(Completion::Completed),
-            Outcome::Skipped(why) => Ok(Completion::ignored_with(why)),
-            Outcome::Failed(text) => Err(text.into()),
+        Trial::ignorable_test(name, move || {
+            let mut outcome = sacred::outside(&programs, name, &dir);
+            // Many of these race with the clock on purpose. A second failure stands, and a repeat is always told.
+            if let Outcome::Failed(text) = &outcome {
+                println!("played twice: {name}: {text}");
+                outcome = sacred::outside(&programs, name, &dir);
+            }
+            match outcome {
+                Outcome::Passed => Ok(Completion::Completed),
+                Outcome::Skipped(why) => Ok(Completion::ignored_with(why)),
+                Outcome::Failed(text) => Err(text.into()),
+            }
         })
     });
     let conclusion = libtest_mimic::run(&args, trials.collect());

@@ -66,10 +66,12 @@ fn many_calls(v: &mut Ctx) {
     }
     word.store(1, SeqCst);
     let woken = raw!(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX);
-    v.eq("threads woken", Ok(waiting.len() as i64), woken);
-    for thread in waiting {
-        v.eq("what the wait came back with", Ok(Ok(0)), thread.end(3000));
-    }
+    // A wait that was interrupted while the word changed begins anew and finds that (EAGAIN, futex(2)), as after any signal.
+    let ends: Vec<_> = waiting.into_iter().map(|thread| format!("{:?}", thread.end(3000))).collect();
+    let slept = ends.iter().filter(|e| *e == "Ok(Ok(0))").count();
+    let found = ends.iter().filter(|e| *e == "Ok(Err(11))").count();
+    v.eq("waits that came back in one of the two ways", ends.len(), slept + found);
+    v.eq("threads woken", Ok(slept as i64), woken);
     stop.store(true, SeqCst);
     for thread in working {
         let (expected, sum) = thread.join().expect("it ends by itself");
