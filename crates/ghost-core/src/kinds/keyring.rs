@@ -46,11 +46,13 @@ pub(crate) fn check(
         why,
         advice: "start it without a session keyring of its own, or lose the keys with --accept keyring".into(),
     };
-    let Some(own) = process.threads.iter().position(|t| t.tid == first.tid()).map(|i| threads[i].session_keyring)
-    else {
-        return Ok(None);
-    };
-    if let Some(other) = threads.iter().position(|t| t.session_keyring != 0 && t.session_keyring != own) {
+    let Some(leader) = process.threads.iter().position(|t| t.tid == first.tid()) else { return Ok(None) };
+    let own = threads[leader].session_keyring;
+    // Without one of its own a thread is answered with the user session keyring of its real uid.
+    let user = |i: usize| process.threads[i].status.uid[0];
+    let alien =
+        |i: usize| threads[i].session_keyring != 0 && threads[i].session_keyring != own && user(i) == user(leader);
+    if let Some(other) = (0..threads.len()).find(|&i| alien(i)) {
         let tid = process.threads[other].tid;
         return Ok(Some(blocker(format!("thread {tid} has joined another than its process"))));
     }
