@@ -357,7 +357,12 @@ impl Case {
             let pid = child.id().to_string();
             if n % 2 == 0 {
                 // Left stopped for as long as its files are copied: the copy is of that very instant.
-                self.ghost(0, &["checkpoint", &pid, "-o", &image, "--stop"])?;
+                if let Err(e) = self.ghost(0, &["checkpoint", &pid, "-o", &image, "--stop"]) {
+                    if over(&mut child) {
+                        break;
+                    }
+                    return Err(e);
+                }
                 let snap = self.dir.join(format!("snap{n}"));
                 copy(&self.work(), &snap)?;
                 for p in self.left() {
@@ -367,7 +372,12 @@ impl Case {
                 }
                 taken.push((image, snap));
             } else {
-                self.ghost(0, &["checkpoint", &pid, "-o", &image])?;
+                if let Err(e) = self.ghost(0, &["checkpoint", &pid, "-o", &image]) {
+                    if over(&mut child) {
+                        break;
+                    }
+                    return Err(e);
+                }
                 self.ghost(0, &["verify", &image])?;
             }
         }
@@ -464,4 +474,10 @@ fn put_back_file(from: &Path, to: &Path) -> Result<(), String> {
     fs::set_permissions(to, meta.permissions()).map_err(text)?;
     let times = fs::FileTimes::new().set_modified(meta.modified().map_err(text)?);
     fs::File::options().write(true).open(to).and_then(|f| f.set_times(times)).map_err(text)
+}
+
+/// Whether the program came to its end by itself while a checkpoint was looking at it: then that checkpoint rightly failed.
+fn over(child: &mut std::process::Child) -> bool {
+    std::thread::sleep(Duration::from_millis(500));
+    matches!(child.try_wait(), Ok(Some(_)))
 }

@@ -11,11 +11,11 @@
 
 use crate::asleep::Asleep;
 use crate::detour::Slots;
-use crate::error::{Context, KindError};
+use crate::error::{Cause, Context, KindError};
 use ghost_image::record as rec;
-use ghost_sys::Result;
 use ghost_sys::ptrace::{Registers, Stopped};
 use ghost_sys::remote::{Memory, RemoteAddr};
+use ghost_sys::{Errno, Result};
 
 const ERESTART_RESTARTBLOCK: i64 = -516;
 const ERESTARTNOHAND: i64 = -514;
@@ -37,7 +37,21 @@ macro_rules! reg {
 }
 
 /// What is to be known about the call in which a thread was stopped; None when the registers say all.
+///
+/// A limit that cannot be read (Go calls nanosleep from places that come and go) is not known either: the thread is then told
+/// EINTR by the kernel, as after a signal.
 pub(super) fn export(
+    general: &[u8],
+    memory: &Memory,
+    asleep: Option<Asleep>,
+) -> std::result::Result<Option<rec::Interrupted>, KindError> {
+    match exact(general, memory, asleep) {
+        Err(KindError { cause: Cause::Kernel(Errno(libc::EFAULT)), .. }) => Ok(None),
+        other => other,
+    }
+}
+
+fn exact(
     general: &[u8],
     memory: &Memory,
     asleep: Option<Asleep>,
