@@ -477,7 +477,7 @@ fn put_back_file(from: &Path, to: &Path) -> Result<(), String> {
 }
 
 /// Whether the program came to its end by itself while a checkpoint was looking at it: then that checkpoint rightly failed.
-fn over(child: &mut std::process::Child) -> bool {
+fn over(child: &mut Child) -> bool {
     std::thread::sleep(Duration::from_millis(500));
     matches!(child.try_wait(), Ok(Some(_)))
 }
