@@ -81,9 +81,14 @@ fn restart(p: &mut Play) -> Result<(), String> {
             p.runner.finish(running)?;
             let after = |e: String| format!("restart {n} of {name}, {when}: {e}");
             p.nobody_left().map_err(after)?;
-            // A deleted working directory has its name for a moment while it is made again (docs/threats.md): a kill in that
-            // moment leaves it, empty.
-            let _ = std::fs::remove_dir(v.dir.join("cwd"));
+            // Deleted directories, FIFOs and socket names have their names for a moment while they are made again
+            // (docs/threats.md): a kill in that moment leaves them, empty.
+            for name in ["cwd", "gone"] {
+                let _ = std::fs::remove_dir(v.dir.join(name));
+            }
+            for name in ["fifo", "nameless"] {
+                let _ = std::fs::remove_file(v.dir.join(name));
+            }
             if let Some(d) = files.difference(&Snapshot::of_directories(std::slice::from_ref(&v.dir))) {
                 return Err(after(format!("files are not as they were:\n{d}")));
             }
