@@ -196,6 +196,10 @@ fn prepare_inner(
     let model = intake.records()?;
     report.stage("records");
     crate::failpoint::hit("import.records")?;
+    if options.pids == Pids::Namespace {
+        return Err(KindError::refusal("choosing the pids", "a pid namespace needs a pid 1, which the library is not")
+            .advise("use `ghost restart --pid ns`, or call from within a pid namespace with the same pids"));
+    }
     crate::host::check(&model.host)?;
     crate::sane::check(&model)?;
     if options.pids == Pids::Same && options.wait_for_pids_ms > 0 && tree::any_pid_taken(&model) {

@@ -59,7 +59,8 @@ pub enum Pids {
     Same,
     /// Any that are free: a duplicate beside the original.
     New,
-    /// The same, in a pid namespace of their own.
+    /// The same, in a pid namespace of their own: needs a pid 1 there, which the `ghost` command is (`--pid ns`); the library
+    /// refuses it by name.
     Namespace,
 }
 
