@@ -144,6 +144,7 @@ impl Exporting {
         let mut report = Report::start();
         let fail = |e| failed(action, root, e, RUNS_ON);
         guard_root(root).map_err(|e| failed(action, root, e, "nothing was touched"))?;
+        let around = memory::outside::Neighbours::of_running(root);
         let tree = FrozenTree::freeze(root).map_err(|e| {
             let gone = !crate::import::pid_in_use(root);
             failed(action, root, e, if gone { "nothing was touched: there is no such process" } else { RUNS_ON })
@@ -153,6 +154,7 @@ impl Exporting {
         let pids: Vec<Pid> = tree.processes.iter().map(|p| p.pid).collect();
         let mut view = TreeView::collect(&pids).map_err(fail)?;
         view.external.clone_from(&options.external);
+        around.hand_over(&view);
         report.stage("collect");
         let (blockers, mut accepted) = sorted(&view, options);
         if !blockers.is_empty() {

@@ -84,6 +84,8 @@ pub struct TreeView {
     pub external: Vec<String>,
     /// Who outside holds pipes and sockets of the tree; searched once, when somebody asks.
     pub outside: std::cell::OnceCell<crate::kinds::fd::outside::Outside>,
+    /// Who outside has mapped memory without a name; searched once, if the tree has some.
+    pub neighbours: std::cell::OnceCell<crate::kinds::memory::outside::Neighbours>,
     /// What sock_diag tells of the sockets of the host; asked once, when somebody wants to know.
     pub sockets: std::cell::OnceCell<crate::kinds::socket::Facts>,
 }

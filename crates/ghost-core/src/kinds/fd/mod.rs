@@ -69,7 +69,9 @@ fn refusals(view: &TreeView, fd: &FdView) -> Vec<class::Refusal> {
         Class::Refused(refusal) => (Some(refusal), None),
         Class::Pipe => (pipe::check(view, fd), None),
         Class::Directory if lock::is_notified(fd) => (Some(lock::refuse_notified()), None),
-        Class::Regular | Class::Directory => (regular::check(fd), outside::check_lock(view, fd)),
+        Class::Regular | Class::Directory => {
+            (regular::check(fd), outside::check_lock(view, fd).or_else(|| outside::check_content(view, fd)))
+        }
         Class::Socket => (socket::check(view, fd), None),
         Class::EventFd => (eventfd::check(fd), outside::check_shared(view, fd)),
         Class::Epoll => (epoll::check(view, fd), outside::check_shared(view, fd)),
@@ -88,9 +90,11 @@ fn accepted_loss(cx: &ExportCx<'_>, fd: &FdView) -> Option<&'static str> {
     if cx.options.accept.is_empty() {
         return None;
     }
-    let in_part = matches!(class::of(fd), Class::Epoll | Class::Inotify | Class::EventFd);
+    let class = class::of(fd);
+    let in_part = matches!(class, Class::Epoll | Class::Inotify | Class::EventFd);
+    let shared = |kind: &str| class == Class::Regular && kind == "outside";
     let mut kinds = refusals(cx.view, fd).into_iter().map(|r| r.kind);
-    kinds.find(|kind| !in_part && cx.options.accept.contains(*kind))
+    kinds.find(|kind| !in_part && !shared(kind) && cx.options.accept.contains(*kind))
 }
 
 /// How a descriptor is called in messages: `fd 7, pipe:[123]`.

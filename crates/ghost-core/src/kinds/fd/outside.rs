@@ -5,13 +5,17 @@
 
 use super::class::Refusal;
 use super::external;
+use crate::kinds::memory::{self, vma};
 use crate::view::{FdView, TreeView};
 use ghost_sys::Pid;
 use ghost_sys::kcmp::{Resource, kcmp};
 use ghost_sys::proc::{LockKind, ProcDir};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, OFlags, SealFlags};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsRawFd;
+
+/// What a link of procfs to a file says when that is open for writing (S_IWUSR).
+pub const OPEN_FOR_WRITING: u32 = 0o200;
 
 /// A process outside of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,14 @@ pub struct Holder {
     pub pid: Pid,
     /// Its name.
     pub comm: String,
+}
+
+impl Holder {
+    /// The process of this pid.
+    pub fn of(pid: Pid) -> Self {
+        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Self { pid, comm: comm.trim_end().to_owned() }
+    }
 }
 
 /// Holders by what `/proc/PID/fd` prints: `pipe:[123]`.
@@ -39,7 +51,10 @@ impl Outside {
             .filter(|l| l.starts_with(b"pipe:") || l.starts_with(b"socket:"))
             .cloned()
             .collect();
-        wanted.extend(fds().filter(|fd| is_fifo(fd) || matters_whose(fd)).map(|fd| fd.link.clone()));
+        let others = fds().filter(|fd| is_fifo(fd) || matters_whose(fd) || is_nameless(fd));
+        wanted.extend(others.map(|fd| fd.link.clone()));
+        let mappings = view.processes.iter().flat_map(|p| &p.smaps);
+        wanted.extend(mappings.filter(|s| vma::is_nameless(s)).map(|s| s.mapping.name.clone()));
         let unix = &crate::kinds::socket::facts(view).unix;
         let peers = fds().filter_map(|fd| unix.get(&fd.stat.st_ino)?.peer);
         wanted.extend(peers.map(|peer| format!("socket:[{peer}]").into_bytes()));
@@ -74,8 +89,7 @@ impl Outside {
                 }
                 let holders = self.holders.entry(link.to_vec()).or_default();
                 if holders.last().is_none_or(|h| h.pid != pid) {
-                    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                    holders.push(Holder { pid, comm: comm.trim_end().to_owned() });
+                    holders.push(Holder::of(pid));
                 }
             }
         }
@@ -90,6 +104,20 @@ impl Outside {
         };
         let (pid, _) = self.places.get(&fd.link)?.iter().find(same)?;
         self.holders(&fd.link).iter().find(|h| h.pid == *pid)
+    }
+
+    /// Who outside has this inode without a name open, and whether for writing.
+    pub fn inode_holder(&self, link: &[u8], inode: (u64, u64)) -> Option<(Holder, bool)> {
+        let open = |(pid, number): &(Pid, i32)| {
+            let dir = ProcDir::open(*pid).ok()?;
+            let name = format!("fd/{number}");
+            let stat = dir.stat(&name).ok().filter(|s| (s.st_dev, s.st_ino) == inode)?;
+            let writes = dir.lstat(&name).map_or(true, |s| s.st_mode & OPEN_FOR_WRITING != 0);
+            (stat.st_nlink == 0).then(|| (Holder::of(*pid), writes))
+        };
+        let mut holders = self.places.get(link)?.iter().filter_map(open).peekable();
+        let first = holders.peek().cloned();
+        holders.find(|(_, writes)| *writes).or(first)
     }
 
     /// Who outside holds this object.
@@ -108,6 +136,13 @@ fn matters_whose(fd: &FdView) -> bool {
     has_lock(fd) || fd.link.starts_with(b"anon_inode:")
 }
 
+/// Whether it is a file that no name reaches, whose content would travel as a copy.
+fn is_nameless(fd: &FdView) -> bool {
+    FileType::from_raw_mode(fd.stat.st_mode) == FileType::RegularFile
+        && fd.stat.st_nlink == 0
+        && fd.info.flags & OFlags::PATH.bits() == 0
+}
+
 fn has_lock(fd: &FdView) -> bool {
     fd.info.locks.iter().any(|l| !l.waits && matches!(l.kind, LockKind::Flock | LockKind::Ofd))
 }
@@ -120,6 +155,23 @@ pub fn check_lock(view: &TreeView, fd: &FdView) -> Option<Refusal> {
     let holder = external::outside(view).sharer(fd)?;
     let why = format!("its lock is shared with pid {} ({}), outside of the tree", holder.pid, holder.comm);
     Some(Refusal::new("lock", why, "checkpoint a process above both, or let it unlock the file first"))
+}
+
+/// Refuses a file without a name that a process outside has too, open or mapped, unless nobody can write it.
+pub fn check_content(view: &TreeView, fd: &FdView) -> Option<Refusal> {
+    if !is_nameless(fd) {
+        return None;
+    }
+    let inode = (fd.stat.st_dev, fd.stat.st_ino);
+    let open = external::outside(view).inode_holder(&fd.link, inode);
+    let (holder, writes) = open.or_else(|| memory::outside::neighbours(view).holder(view, inode))?;
+    let may_write = fd.info.flags & OFlags::ACCMODE.bits() != OFlags::RDONLY.bits();
+    let sealed = || rustix::fs::fcntl_get_seals(&fd.ours).is_ok_and(|s| s.contains(SealFlags::WRITE));
+    if !(writes || may_write) || sealed() {
+        return None;
+    }
+    let why = format!("its content is shared with pid {} ({}), outside of the tree", holder.pid, holder.comm);
+    Some(Refusal::new("outside", why, "checkpoint a process above both, or close it first"))
 }
 
 /// Refuses an object that a process outside uses too.

@@ -10,6 +10,7 @@
 pub mod aio;
 pub mod ask;
 pub mod exe;
+pub mod outside;
 pub mod pages;
 pub mod policy;
 pub mod vdso;
@@ -28,6 +29,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
     for process in &view.processes {
         vma::check(process, out);
     }
+    outside::check(view, out);
 }
 
 /// Writes one [`rec::Mm`] for every address space of the tree.

@@ -99,6 +99,16 @@ pub fn check(process: &ProcessView, out: &mut Vec<Blocker>) {
     }
 }
 
+/// Whether it shares an inode that no name reaches: anonymous shared memory, a memfd, a deleted file.
+pub fn is_nameless(smap: &Smap) -> bool {
+    smap.flags.contains(VmFlags::MAY_SHARE)
+        && match backing(smap) {
+            Backing::SharedAnonymous => true,
+            Backing::File => smap.mapping.is_deleted(),
+            _ => false,
+        }
+}
+
 /// What the kernel itself has put there, if it has.
 pub fn special(smap: &Smap) -> Special {
     match backing(smap) {

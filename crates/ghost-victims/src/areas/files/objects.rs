@@ -1,5 +1,6 @@
 //! Objects without a file: memfd, eventfd, timerfd, signalfd, pidfd; and the plain devices.
 use crate::kit::fd::{self, Facts};
+use crate::kit::outside::outsider;
 use crate::kit::{fails, mem, pattern, row, run, same, same_bytes, task, truth};
 use crate::{Flag, Victim};
 
@@ -45,6 +46,19 @@ const SECOND: i64 = 1_000_000_000;
 
 pub(super) const VICTIMS: &[Victim] = &[
     // ---- memfd ----------------------------------------------------------------------------------------------
+    row!("memfd-sealed-and-outside", |s| {
+        // Somebody else has it too, but nobody can write it any more: a copy is as good.
+        let f = memfd("sealed", libc::MFD_ALLOW_SEALING)?;
+        fd::write_full(f, b"for all time")?;
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+        fd::fcntl(f, libc::F_ADD_SEALS, seals.into())?;
+        let m = mem::map(4096, libc::PROT_READ, libc::MAP_SHARED, f, 0)?;
+        outsider(s, || Ok(()))?;
+        s.wait();
+        same("seals", i64::from(seals), fd::fcntl(f, libc::F_GET_SEALS, 0)?)?;
+        same_bytes("read", b"for all time", &fd::pread(f, 12, 0)?)?;
+        same_bytes("mapped", b"for all time", &m.get(0, 12))?;
+    }),
     row!("memfd", |s| {
         let f = memfd("a name with spaces", libc::MFD_CLOEXEC)?;
         fd::write_full(f, &pattern(30, 100_000))?;

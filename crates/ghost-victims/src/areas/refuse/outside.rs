@@ -1,9 +1,16 @@
 //! What leads out of the tree: ends, descriptions, locks and memory that a process outside shares.
 use crate::kit::outside::{NAME, outsider};
-use crate::kit::{fails, fd, mem, row, run, same, same_bytes, sock, task, truth};
+use crate::kit::{Res, fails, fd, mem, row, run, same, same_bytes, sock, task, truth};
 use crate::{Flag, Victim};
 
 const RW: i32 = libc::O_RDWR | libc::O_CREAT;
+
+/// A memfd of two pages.
+fn memfd() -> Res<i32> {
+    let f = fd::raw("memfd_create", libc::SYS_memfd_create, [c"shared".as_ptr() as i64, 0, 0, 0, 0, 0])? as i32;
+    fd::ftruncate(f, 8192)?;
+    Ok(f)
+}
 
 pub(super) const VICTIMS: &[Victim] = &[
     // The refusal must name who holds the other end.
@@ -117,6 +124,40 @@ pub(super) const VICTIMS: &[Victim] = &[
         })?;
         s.wait();
         same_bytes("shared memory", b"by the outsider", &m.get(100, 15))?;
+    }),
+    row!("memfd-shared-with-outside", [Flag::Refuse("outside")], |s| {
+        // Open here, mapped there.
+        let f = memfd()?;
+        outsider(s, || {
+            let m = mem::map(8192, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, f, 0)?;
+            fd::close(f)?;
+            m.put(100, b"by the outsider");
+            Ok(())
+        })?;
+        s.wait();
+        same_bytes("content", b"by the outsider", &fd::pread(f, 15, 100)?)?;
+    }),
+    row!("memfd-mapped-and-open-outside", [Flag::Refuse("outside")], |s| {
+        // Mapped here, open there.
+        let f = memfd()?;
+        let m = mem::map(8192, libc::PROT_READ, libc::MAP_SHARED, f, 0)?;
+        outsider(s, || Ok(fd::pwrite(f, b"by the outsider", 100)?))?;
+        fd::close(f)?;
+        s.wait();
+        same_bytes("content", b"by the outsider", &m.get(100, 15))?;
+    }),
+    row!("deleted-file-shared-with-outside", [Flag::Refuse("outside")], |s| {
+        // By descriptions of their own.
+        let path = s.path("f");
+        let f = fd::open(&path, RW)?;
+        outsider(s, || {
+            let own = fd::open(&path, libc::O_RDWR)?;
+            fd::close(f)?;
+            Ok(fd::pwrite(own, b"by the outsider", 0)?)
+        })?;
+        fd::unlink(&path)?;
+        s.wait();
+        same_bytes("content", b"by the outsider", &fd::pread(f, 15, 0)?)?;
     }),
     row!("eventfd-shared-with-outside", [Flag::Refuse("outside")], |s| {
         let e = fd::eventfd(0, 0)?;
