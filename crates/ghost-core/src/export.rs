@@ -29,7 +29,7 @@ pub enum PageSource {
     },
     /// Of an inode without a name, or of shared anonymous memory (data extents by SEEK_DATA).
     Inode {
-        /// 1 shmem, 2 content, as in `PageHead.owner`.
+        /// 1 shmem, 2 content, 3 sysv-shm, as in `PageHead.owner`.
         owner: u32,
         /// The record's id.
         id: u32,
@@ -67,6 +67,8 @@ pub struct ExportCx<'a> {
     pub shared: crate::shared::Shared,
     /// Shared anonymous memory met so far, by device and inode.
     pub shmems: Ids<(u64, u64)>,
+    /// System V segments met so far, by their id.
+    pub sysv: Ids<i32>,
     /// Pages to be written after the records.
     pub pages: Vec<PageSource>,
     /// What is worth saying.
@@ -178,6 +180,7 @@ impl Exporting {
             model: Model { host: crate::host::record(&view), ..Model::default() },
             shared: crate::shared::Shared::default(),
             shmems: Ids::default(),
+            sysv: Ids::default(),
             pages: Vec::new(),
             notes: Vec::new(),
         };

@@ -47,6 +47,8 @@ pub struct ImportCx<'a> {
     pub contents: HashMap<u32, OwnedFd>,
     /// Shared anonymous memory by id: opened through the first process that maps it.
     pub shmems: HashMap<u32, OwnedFd>,
+    /// System V segments; what was made or changed of them is taken back unless the tree runs in the end.
+    pub sysv: memory::sysv::Segments,
     /// Ours and theirs: the unix socket over which descriptors are handed to the processes, inherited by all.
     pub control: OwnedFd,
     /// Its number inside the processes.
@@ -156,6 +158,7 @@ pub fn remote(pid: Pid, e: RemoteError) -> KindError {
 pub struct Prepared {
     building: Vec<Building>,
     names: Names,
+    sysv: memory::sysv::Segments,
     model: Model,
     pids: PidMap,
     action: Action,
@@ -231,6 +234,7 @@ fn prepare_inner(
         files: HashMap::new(),
         contents: HashMap::new(),
         shmems: HashMap::new(),
+        sysv: memory::sysv::Segments::default(),
         control: ours,
         control_fd: theirs.as_raw_fd(),
         notes: model.host.notes.clone(),
@@ -271,12 +275,12 @@ fn prepare_inner(
     thread::settle(&mut cx)?;
     crate::failpoint::hit("import.settled")?;
     report.stage("finish");
-    let ImportCx { building, pids, notes, names, .. } = cx;
+    let ImportCx { building, pids, notes, names, sysv, .. } = cx;
     report.notes = notes;
     report.processes = model.processes.len();
     report.threads = model.processes.iter().map(|p| p.threads.len()).sum();
     crate::failpoint::hit("import.prepared")?;
-    Ok(Prepared { building, names, pids, action, report: report.clone(), model })
+    Ok(Prepared { building, names, sysv, pids, action, report: report.clone(), model })
 }
 
 impl Prepared {
@@ -299,6 +303,7 @@ impl Prepared {
         })?;
         let building = std::mem::take(&mut self.building);
         self.names.keep();
+        self.sysv.keep();
         thread::go(&self.model, building).map_err(|what| Error::Failed {
             action: self.action,
             process: String::new(),
@@ -353,6 +358,7 @@ fn layout(model: &Model) -> Result<StubLayout, KindError> {
     let data_len = (2 << 20) + threads * ghost_sys::remote::THREAD_ROOM;
     let need = 4096 + data_len + memory::vdso::PARKING;
     let mut taken: Vec<(u64, u64)> = model.mms.iter().flat_map(|m| m.vmas.iter().map(|v| (v.start, v.end))).collect();
+    taken.extend(model.mms.iter().flat_map(|m| memory::sysv::room(model, m)));
     taken.sort_unstable();
     // Far from where the kernel puts stacks, libraries and executables of a fresh process.
     let mut base = 0x2000_0000_0000_u64;

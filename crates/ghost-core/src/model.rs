@@ -30,6 +30,8 @@ pub struct Model {
     pub posix_locks: Vec<rec::PosixLocks>,
     /// Seccomp programs.
     pub seccomp_filters: Vec<rec::SeccompFilter>,
+    /// System V segments: their bytes follow as pages.
+    pub sysv_shms: Vec<rec::SysvShm>,
 }
 
 macro_rules! tables {
@@ -54,7 +56,7 @@ macro_rules! tables {
 
 impl Model {
     tables! { processes: Process, mms: Mm, shmems: Shmem, fd_tables: FdTable, files: File, fs: Fs, pipes: Pipe,
-    contents: Content, posix_locks: PosixLocks, seccomp_filters: SeccompFilter }
+    contents: Content, posix_locks: PosixLocks, seccomp_filters: SeccompFilter, sysv_shms: SysvShm }
 
     /// The process with this pid.
     pub fn process(&self, pid: i32) -> Option<&rec::Process> {

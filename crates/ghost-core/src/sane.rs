@@ -45,6 +45,9 @@ pub fn check(model: &Model) -> Result<(), KindError> {
             {
                 return bad(format!("mapping {:x}-{:x} is of a file that is not described", v.start, v.end));
             }
+            if v.sysv_id != 0 && !crate::kinds::memory::sysv::fits(model, v) {
+                return bad(format!("mapping {:x}-{:x} is of a segment that is not described so", v.start, v.end));
+            }
             end = v.end;
         }
     }

@@ -88,6 +88,8 @@ pub struct TreeView {
     pub neighbours: std::cell::OnceCell<crate::kinds::memory::outside::Neighbours>,
     /// What sock_diag tells of the sockets of the host; asked once, when somebody wants to know.
     pub sockets: std::cell::OnceCell<crate::kinds::socket::Facts>,
+    /// The System V segments of the host; listed once, when one is attached in the tree.
+    pub sysv: std::cell::OnceCell<Vec<proc::ShmSegment>>,
 }
 
 impl TreeView {

@@ -70,6 +70,8 @@ tags! {
     PosixLocks = 10, "posix-locks";
     /// [`crate::record::SeccompFilter`]: a filter that threads share.
     SeccompFilter = 11, "seccomp-filter";
+    /// [`crate::record::SysvShm`]: a System V shared memory segment; its bytes follow as pages.
+    SysvShm = 12, "sysv-shm";
     /// [`crate::record::PageHead`] and the bytes of its pages.
     Pages = 64, "pages";
     /// Where every section is; written by the writer itself.

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use crate::error::{Error, Flaw, Place};
 use crate::header::Header;
 use crate::read::{ImageReader, Record, Section};
-use crate::record::{Content, FdTable, File, Fs, Host, Mm, Pipe, PosixLocks, Process, SeccompFilter, Shmem};
+use crate::record::{Content, FdTable, File, Fs, Host, Mm, Pipe, PosixLocks, Process, SeccompFilter, Shmem, SysvShm};
 use crate::section::Tag;
 
 /// What a ghost that was verified holds.
@@ -88,6 +88,7 @@ impl Record<'_> {
             Tag::Content => self.decode::<Content>().map(drop),
             Tag::PosixLocks => self.decode::<PosixLocks>().map(drop),
             Tag::SeccompFilter => self.decode::<SeccompFilter>().map(drop),
+            Tag::SysvShm => self.decode::<SysvShm>().map(drop),
             // The reader has checked these itself.
             Tag::Pages | Tag::Index | Tag::Commit => Ok(()),
         }

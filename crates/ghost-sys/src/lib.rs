@@ -37,6 +37,7 @@ pub mod ptrace;
 pub mod remote;
 pub mod sched;
 pub mod scm;
+pub mod shm;
 pub mod signal;
 pub mod sock;
 pub mod sock_diag;

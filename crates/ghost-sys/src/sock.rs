@@ -176,6 +176,9 @@ pub fn bind_hidden(socket: BorrowedFd<'_>, address: &[u8]) -> Result<OwnedFd> {
             unsafe { libc::mkdir(part.as_ptr(), 0o755) };
         }
         bind(socket, address)?;
+        // Whoever is given the descriptor may connect, whatever user it is.
+        // SAFETY: the path is NUL-terminated.
+        cvt(unsafe { libc::chmod(whole.as_ptr(), 0o666) } as i64)?;
         // SAFETY: the path is NUL-terminated; without O_CREAT the call reads no further argument.
         let fd = cvt(unsafe { libc::open(whole.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) } as i64)?;
         // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.

@@ -132,6 +132,19 @@ pub const ALL: &[Program] = &[
         ..PLAIN
     },
     Program {
+        name: "postgres",
+        needs: &["postgres", "initdb", "psql", "setpriv"],
+        files: &[
+            ("postgres.sh", include_str!("../programs/postgres.sh")),
+            ("postgres.sql", include_str!("../programs/postgres.sql")),
+        ],
+        // It refuses to run as root.
+        prepare: "chown nobody:nogroup . && setpriv --reuid=nobody --regid=nogroup --clear-groups \
+            initdb -D $PWD/data -U postgres -A trust --no-sync --wal-segsize=1 > /dev/null",
+        run: &["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "sh", "postgres.sh"],
+        ..PLAIN
+    },
+    Program {
         name: "pipeline",
         needs: &["bash", "seq", "sort", "gzip"],
         run: &["bash", "-c", "seq 1 400000 | sort -r | gzip -n -9 -c"],

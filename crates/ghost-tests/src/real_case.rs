@@ -43,7 +43,10 @@ const LEFT: u32 = 10;
 
 /// The directories that come first in PATH: distributions' programs, not wrappers of version managers.
 fn path_variable() -> String {
-    format!("/usr/sbin:/usr/bin:/sbin:/bin:{}", std::env::var("PATH").unwrap_or_default())
+    // Debian keeps a database server of each version apart.
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let servers = versions.map(|v| format!("{}/bin:", v.path().display())).collect::<Vec<_>>().concat();
+    format!("/usr/sbin:/usr/bin:/sbin:/bin:{servers}{}", std::env::var("PATH").unwrap_or_default())
 }
 
 /// The first command that is not installed.
@@ -433,10 +436,11 @@ impl Case {
     }
 }
 
-/// Copies a directory: regular files with mode and times, and directories; nothing else.
+/// Copies a directory: regular files with mode, owner and times, and directories; nothing else.
 fn copy(from: &Path, to: &Path) -> Result<(), String> {
     let text = |e: std::io::Error| format!("{}: {e}", from.display());
     fs::create_dir_all(to).map_err(text)?;
+    same_owner_and_mode(from, to)?;
     for entry in fs::read_dir(from).map_err(text)? {
         let entry = entry.map_err(text)?;
         let (path, kind) = (to.join(entry.file_name()), entry.file_type().map_err(text)?);
@@ -471,9 +475,17 @@ fn put_back_file(from: &Path, to: &Path) -> Result<(), String> {
     let bytes = fs::read(from).map_err(text)?;
     let meta = fs::metadata(from).map_err(text)?;
     fs::write(to, bytes).map_err(text)?;
-    fs::set_permissions(to, meta.permissions()).map_err(text)?;
+    same_owner_and_mode(from, to)?;
     let times = fs::FileTimes::new().set_modified(meta.modified().map_err(text)?);
     fs::File::options().write(true).open(to).and_then(|f| f.set_times(times)).map_err(text)
+}
+
+fn same_owner_and_mode(from: &Path, to: &Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let text = |e: std::io::Error| format!("{}: {e}", to.display());
+    let meta = fs::metadata(from).map_err(text)?;
+    std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid())).map_err(text)?;
+    fs::set_permissions(to, meta.permissions()).map_err(text)
 }
 
 /// Whether the program came to its end by itself while a checkpoint was looking at it: then that checkpoint rightly failed.

@@ -28,6 +28,7 @@ mod smaps;
 mod stat;
 mod status;
 mod syscall;
+mod sysvipc;
 mod text;
 mod timers;
 
@@ -45,6 +46,7 @@ pub use smaps::*;
 pub use stat::*;
 pub use status::*;
 pub use syscall::*;
+pub use sysvipc::*;
 pub use text::{ParseError, Parsed};
 pub use timers::*;
 

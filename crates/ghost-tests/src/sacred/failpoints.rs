@@ -10,6 +10,7 @@ pub const CASES: &[Row] = &[
     ("import-failpoints::threads", |p| import(p, "thread/fifty-in-many-calls")),
     ("import-failpoints::descriptors", |p| import(p, "files/nameless-and-named-at-once")),
     ("import-failpoints::tree", |p| import(p, "tree/bushy")),
+    ("import-failpoints::segment", segment),
 ];
 
 fn export(p: &mut Play, name: &str) -> Result<(), String> {
@@ -92,4 +93,54 @@ fn import(p: &mut Play, name: &str) -> Result<(), String> {
     }
     p.ghost(0, &["restart", &image, "--detach"])?;
     p.verify(&v, &[v.pid])
+}
+
+/// What the kernel lists of the segments, but for the times and who was there last.
+fn segments() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let kept = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        [0, 1, 2, 3, 4, 6, 7, 8, 9, 10].map(|i| words.get(i).copied().unwrap_or_default()).join(" ")
+    };
+    text.lines().skip(1).map(kept).collect()
+}
+
+/// A System V segment outlives its program: a restart that fails leaves it, or leaves none where none was.
+fn segment(p: &mut Play) -> Result<(), String> {
+    let points = p.points(&["import.", "finish."])?;
+    let image = p.file("image.ghost");
+    for there in [true, false] {
+        let v = p.victim("memory/sysv-key")?;
+        p.ghost(0, &["checkpoint", &v.pid.to_string(), "-o", &image, "--replace", "--kill"])?;
+        p.nobody_left()?;
+        let removed = |line: &String| {
+            let id = line.split(' ').nth(1).unwrap_or_default();
+            std::process::Command::new("ipcrm").args(["-m", id]).status().is_ok_and(|s| s.success())
+        };
+        if !there && !segments().iter().all(removed) {
+            return Err("ipcrm does not remove the segment".into());
+        }
+        let before = segments();
+        if before.len() != usize::from(there) {
+            return Err(format!("not the segments that are expected: {before:?}"));
+        }
+        for point in &points {
+            for kill in [false, true] {
+                let after = |e: String| format!("{point}, {}: {e}", if kill { "kill" } else { "error" });
+                p.ghost_fails_at(point, kill, &["restart", &image, "--detach"]).map_err(after)?;
+                p.nobody_left().map_err(after)?;
+                let mut now = segments();
+                if kill && !there {
+                    // A ghost that is killed may leave the one that it has just made: nobody uses it.
+                    now.retain(|line| line.split(' ').nth(5) != Some("0") || !removed(line));
+                }
+                if now != before {
+                    return Err(after(format!("the segments were {before:?} and are {now:?}")));
+                }
+            }
+        }
+        p.ghost(0, &["restart", &image, "--detach"])?;
+        p.verify(&v, &[v.pid])?;
+    }
+    Ok(())
 }

@@ -58,6 +58,7 @@ pub fn exporting_of<T>(view: &TreeView, options: &ExportOptions, work: impl FnOn
         model: Model::default(),
         shared: crate::shared::Shared::default(),
         shmems: crate::model::Ids::default(),
+        sysv: crate::model::Ids::default(),
         pages: Vec::new(),
         notes: Vec::new(),
     })
@@ -80,6 +81,7 @@ pub fn importing_of<T>(model: &Model, options: &ImportOptions, work: impl FnOnce
         files: std::collections::HashMap::new(),
         contents: std::collections::HashMap::new(),
         shmems: std::collections::HashMap::new(),
+        sysv: crate::kinds::memory::sysv::Segments::default(),
         control,
         control_fd: 1000,
         notes: Vec::new(),

@@ -13,6 +13,7 @@ pub mod exe;
 pub mod outside;
 pub mod pages;
 pub mod policy;
+pub mod sysv;
 pub mod vdso;
 pub mod vma;
 
@@ -30,6 +31,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
         vma::check(process, out);
     }
     outside::check(view, out);
+    sysv::check(view, out);
 }
 
 /// Writes one [`rec::Mm`] for every address space of the tree.
@@ -94,10 +96,12 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
     let first_user = crate::import::first_users(model);
     vma::import_shmem(cx, &first_user)?;
+    sysv::import(cx, &first_user)?;
     let here = vdso::Here::of(cx)?;
     for (mm, index) in owners(model, &first_user) {
         let numbers = vma::hand_over_files(cx, index, mm.vmas.iter())?;
         here.park(cx, index, mm)?;
+        sysv::attach(cx, index, mm);
         for vma in &mm.vmas {
             vma::import(&mut cx.building[index].batch, vma, &numbers);
             if cx.building[index].batch.len() > 3000 {
@@ -110,7 +114,9 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
         aio::import(cx, index, mm)?;
     }
-    cx.flush_all()
+    cx.flush_all()?;
+    sysv::release(cx);
+    Ok(())
 }
 
 /// Makes the mappings that had to wait for the seals of what they map. Called while descriptors may still be closed.

@@ -25,6 +25,8 @@ pub const OWNER_MM: u32 = 0;
 pub const OWNER_SHMEM: u32 = 1;
 /// `PageHead.owner`: an inode without a name.
 pub const OWNER_CONTENT: u32 = 2;
+/// `PageHead.owner`: a System V segment.
+pub const OWNER_SYSV: u32 = 3;
 
 /// Bytes of a page: x86-64 has no other base size.
 const PAGE: u64 = 4096;
@@ -231,7 +233,7 @@ impl From<'_> {
 }
 
 /// The data of an inode, page by page: (offset, bytes) of each extent (SEEK_DATA, SEEK_HOLE).
-fn extents(file: &OwnedFd, size: u64) -> Result<Vec<(u64, u64)>, KindError> {
+pub(super) fn extents(file: &OwnedFd, size: u64) -> Result<Vec<(u64, u64)>, KindError> {
     use rustix::fs::SeekFrom;
     // A description of our own: the offset of the program's must not move.
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
@@ -294,6 +296,7 @@ pub struct Targets<'c> {
     memories: HashMap<u32, Memory>,
     shmems: &'c HashMap<u32, OwnedFd>,
     contents: &'c HashMap<u32, OwnedFd>,
+    sysv: &'c HashMap<u32, OwnedFd>,
 }
 
 impl<'c> Targets<'c> {
@@ -306,7 +309,7 @@ impl<'c> Targets<'c> {
                 memories.insert(mm, memory);
             }
         }
-        Ok(Self { model: cx.model, memories, shmems: &cx.shmems, contents: &cx.contents })
+        Ok(Self { model: cx.model, memories, shmems: &cx.shmems, contents: &cx.contents, sysv: &cx.sysv.files })
     }
 }
 
@@ -320,8 +323,12 @@ pub fn import(cx: &Targets<'_>, head: &rec::PageHead, bytes: &[u8]) -> Result<()
             let written = memory.write_ranges(&ranges, bytes).and_then(|()| write_zeros(cx.model, memory, head));
             written.step_on(memory.pid(), String::new, "writing its pages")
         }
-        OWNER_SHMEM | OWNER_CONTENT => {
-            let table = if head.owner == OWNER_SHMEM { cx.shmems } else { cx.contents };
+        OWNER_SHMEM | OWNER_CONTENT | OWNER_SYSV => {
+            let table = match head.owner {
+                OWNER_SHMEM => cx.shmems,
+                OWNER_SYSV => cx.sysv,
+                _ => cx.contents,
+            };
             let file = table.get(&head.id).ok_or_else(|| alien(head))?;
             let size = rustix::fs::fstat(file).step("fstat of an inode")?.st_size as u64;
             let mut rest = bytes;

@@ -22,6 +22,7 @@ use std::os::fd::AsFd;
 enum Backing {
     Anonymous,
     SharedAnonymous,
+    SysvShm,
     File,
     Special(Special),
     /// Cannot travel: kind, why.
@@ -62,7 +63,8 @@ fn backing(smap: &Smap) -> Backing {
         _ if name.starts_with(b"anon_inode:") => {
             Backing::Alien("anon_inode", "memory of a kernel object that ghost does not know")
         }
-        _ if name.starts_with(b"/SYSV") => Backing::Alien("sysv shm", "System V shared memory is attached"),
+        // Eight digits, so that it is no file of that name.
+        _ if name.starts_with(b"/SYSV") && name.len() == 23 && name.ends_with(b" (deleted)") => Backing::SysvShm,
         _ if name.starts_with(b"/anon_hugepage") => {
             Backing::Alien("hugetlb", "huge pages of hugetlbfs are not carried")
         }
@@ -117,6 +119,11 @@ pub fn special(smap: &Smap) -> Special {
     }
 }
 
+/// The id of the System V segment that is attached here, if one is.
+pub fn sysv(smap: &Smap) -> Option<i32> {
+    (backing(smap) == Backing::SysvShm).then_some(smap.mapping.inode as i32)
+}
+
 /// Whether this maps an inode whose seals keep everybody from writing: it can only be made once they are there, since a
 /// mapping that could be made writable stands in their way.
 pub fn is_after_seals(vma: &rec::Vma) -> bool {
@@ -157,6 +164,7 @@ pub fn export(cx: &mut ExportCx<'_>, index: usize, smap: &Smap, runs: &Runs) -> 
     match back {
         Backing::File => vma.file_id = fd::export_mapping(cx, index, smap)?,
         Backing::SharedAnonymous => vma.shmem_id = export_shmem(cx, index, smap)?,
+        Backing::SysvShm => vma.sysv_id = super::sysv::export(cx, index, smap)?,
         _ => {}
     }
     if !vma.shared && special == Special::None {
@@ -285,7 +293,7 @@ pub fn writable_first(vma: &rec::Vma) -> bool {
 
 /// Queues the calls that make this mapping.
 pub fn import(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
-    if vma.special != i32::from(Special::None) || is_after_seals(vma) {
+    if vma.special != i32::from(Special::None) || is_after_seals(vma) || vma.sysv_id != 0 {
         return;
     }
     make(batch, vma, numbers);
@@ -324,6 +332,12 @@ fn make(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
         libc::SYS_mmap,
         &[vma.start.into(), len.into(), prot.into(), flags.into(), fd.into(), offset.into()],
     );
+    early(batch, vma);
+}
+
+/// Queues what a new mapping must have before its pages come.
+pub fn early(batch: &mut Batch, vma: &rec::Vma) {
+    let len = vma.end - vma.start;
     if !vma.mempolicy.is_empty() {
         super::policy::mbind(batch, vma);
     }
@@ -382,7 +396,10 @@ pub fn finish(batch: &mut Batch, vma: &rec::Vma) {
             libc::SYS_pkey_mprotect,
             &[start.into(), len.into(), vma.prot.into(), vma.pkey.into()],
         );
-    } else if writable_first(vma) || (is_ring && vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32) {
+    } else if writable_first(vma)
+        || (is_ring && vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32)
+        || (vma.sysv_id != 0 && vma.prot as i32 != super::sysv::attached_prot(vma))
+    {
         batch.call(
             Label::Range("mprotect", start, vma.end),
             libc::SYS_mprotect,

@@ -1,5 +1,5 @@
 //! The vDSO, code made at run time, rings of asynchronous I/O, SysV segments.
-use super::{Map, PAGE, PRIVATE, RW};
+use super::{Map, PAGE, PRIVATE, RW, readable, writable};
 use crate::sys::{c, clock_ns, now_ns};
 use crate::{Flag, Victim, call, flagged, must, proc, raw, victim};
 
@@ -144,7 +144,7 @@ pub(super) const VICTIMS: &[Victim] = &[
             v.need("a request afterwards", submit(i) == Ok(1) && fetch() == Ok(i));
         }
     }),
-    flagged("sysv-segment", &[Flag::NoDup("both would use one segment")], |v| {
+    victim("sysv-segment", |v| {
         let id = call!(shmget(libc::IPC_PRIVATE, 4 * PAGE, libc::IPC_CREAT | 0o600));
         if id == -1 {
             v.skip("no SysV shared memory here");
@@ -162,6 +162,80 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.join();
         v.eq("the child's byte", 10, m.get(2 * PAGE));
     }),
+    victim("sysv-pieces", |v| {
+        // Attached twice, once for reading only; cut, protected and locked in parts.
+        let id = call!(shmget(libc::IPC_PRIVATE, 8 * PAGE - 100, libc::IPC_CREAT | 0o640));
+        if id == -1 {
+            v.skip("no SysV shared memory here");
+        }
+        let m = Map { at: must!(shmat(id, std::ptr::null(), 0)) as usize, len: 8 * PAGE };
+        let r = Map { at: must!(shmat(id, std::ptr::null(), libc::SHM_RDONLY)) as usize, len: 8 * PAGE };
+        must!(shmctl(id, libc::IPC_RMID, std::ptr::null_mut()));
+        for page in 0..8 {
+            m.put(page * PAGE, page as u8 + 1);
+        }
+        must!(munmap((m.at + 2 * PAGE) as *mut libc::c_void, 2 * PAGE));
+        m.pages(5, 1).protect(libc::PROT_READ);
+        m.pages(6, 1).protect(libc::PROT_NONE);
+        call!(mlock(m.at as *const libc::c_void, PAGE));
+        v.keep("VMAs", move || m.shapes());
+        v.keep("VMAs of the other", move || r.shapes());
+        // Of a removed one the id may change, which its mappings tell.
+        let id = move || {
+            let maps = proc::read("/proc/self/maps");
+            let line = maps.lines().find(|l| l.starts_with(&format!("{:x}-", r.at)));
+            line.and_then(|l| l.split_whitespace().nth(4)?.parse().ok()).unwrap_or(-1)
+        };
+        v.keep("segment", move || segment(id()).map(|s| (s.shm_nattch, s.shm_perm.mode, s.shm_segsz)));
+        v.wait();
+        for page in 0..8 {
+            v.eq("a page", page as u8 + 1, r.get(page * PAGE));
+        }
+        v.check("cut there", !readable(m.at + 2 * PAGE) && !readable(m.at + 3 * PAGE));
+        v.check("read only", readable(m.at + 5 * PAGE) && !writable(m.at + 5 * PAGE) && !writable(r.at));
+        v.check("neither", !readable(m.at + 6 * PAGE));
+        r.protect(libc::PROT_READ);
+        v.check("the other can't be made writable", call!(mprotect(r.at as *mut libc::c_void, PAGE, RW)) == -1);
+        m.put(7 * PAGE, 77);
+        v.eq("seen through the other", 77, r.get(7 * PAGE));
+        must!(shmdt(r.at as *const libc::c_void));
+        v.check("detached", !readable(r.at));
+        must!(shmdt(m.at as *const libc::c_void));
+        v.check("detached too", !readable(m.at) && !readable(m.at + 7 * PAGE));
+    }),
+    flagged("sysv-key", &[Flag::NoDup("both would have one segment")], |v| {
+        // As a database has it: found by its key, owned by another user, attached by a child and never removed by itself.
+        let key = (std::process::id() as i32) << 12 | (now_ns() as i32 & 0xfff) | 1;
+        let id = call!(shmget(key, 3 * PAGE, libc::IPC_CREAT | libc::IPC_EXCL | 0o640));
+        if id == -1 {
+            v.skip("no SysV shared memory here");
+        }
+        let m = Map { at: must!(shmat(id, std::ptr::null(), 0)) as usize, len: 3 * PAGE };
+        m.put(2 * PAGE, 7);
+        let mut s = segment(id).unwrap();
+        (s.shm_perm.uid, s.shm_perm.gid, s.shm_perm.mode) = (1234, 4321, 0o604);
+        must!(shmctl(id, libc::IPC_SET, &raw mut s));
+        v.keep("segment", move || {
+            segment(id).map(|s| {
+                let p = s.shm_perm;
+                (p.uid, p.gid, p.cuid, p.cgid, p.mode, s.shm_segsz, s.shm_cpid)
+            })
+        });
+        v.keep("VMA", move || m.shapes());
+        v.keep("what its key finds", move || call!(shmget(key, 0, 0)));
+        v.spawn(move |child| {
+            child.wait();
+            child.eq("the parent's byte", 7, m.get(2 * PAGE));
+            m.put(0, 8);
+        });
+        v.wait();
+        v.join();
+        v.eq("the child's byte", 8, m.get(0));
+        let again = Map { at: must!(shmat(id, std::ptr::null(), 0)) as usize, len: 3 * PAGE };
+        v.eq("attached anew", 8, again.get(0));
+        must!(shmctl(id, libc::IPC_RMID, std::ptr::null_mut()));
+        v.eq("nobody finds it any more", -1, call!(shmget(key, 0, 0)));
+    }),
     victim("secret", |v| {
         const SYS_MEMFD_SECRET: i64 = 447;
         let Ok(fd) = raw!(SYS_MEMFD_SECRET, 0) else { v.skip("memfd_secret is off here") };
@@ -172,6 +246,13 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.eq("the secret", 42, m.get(0));
     }),
 ];
+
+/// What the kernel says of a segment.
+fn segment(id: i32) -> Option<libc::shmid_ds> {
+    // SAFETY: a structure of numbers; the call fills it.
+    let mut s: libc::shmid_ds = unsafe { std::mem::zeroed() };
+    (call!(shmctl(id, libc::IPC_STAT, &raw mut s)) == 0).then_some(s)
+}
 
 /// Room that a request of no bytes names and never uses.
 fn block_buffer() -> u64 {

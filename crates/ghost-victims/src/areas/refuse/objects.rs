@@ -14,19 +14,6 @@ const fn two(low: u32, high: u32) -> u64 {
 
 pub(super) const VICTIMS: &[Victim] = &[
     // ---- System V and POSIX IPC -----------------------------------------------------------------------------
-    row!("sysv-shm", [Flag::Refuse("sysv shm")], |s| {
-        let Ok(id) = fd::raw("shmget", libc::SYS_shmget, [0, 8192, 0o600 | 0o1000, 0, 0, 0]) else {
-            s.skip("no System V shared memory")
-        };
-        let at = fd::raw("shmat", libc::SYS_shmat, [id, 0, 0, 0, 0, 0])?;
-        // Marked for removal, so that it ends with the victim; attached it stays.
-        fd::raw("shmctl", libc::SYS_shmctl, [id, libc::IPC_RMID.into(), 0, 0, 0, 0])?;
-        let m = mem::Map::of(at, 8192);
-        m.put(5000, b"attached");
-        s.wait();
-        same_bytes("segment", b"attached", &m.get(5000, 8))?;
-        m.put(0, b"x");
-    }),
     row!("sysv-sem-undo", [Flag::Refuse("sysv sem")], |s| {
         let Ok(id) = fd::raw("semget", libc::SYS_semget, [0, 1, 0o600 | 0o1000, 0, 0, 0]) else {
             s.skip("no System V semaphores")

@@ -49,6 +49,21 @@ pub(super) const VICTIMS: &[Victim] = &[
             fd::write(w, b"x").map_or_else(|e| e.code == libc::EPIPE, |n| n == 1),
         )?;
     }),
+    row!("sysv-shm", [Flag::Refuse("sysv shm")], |s| {
+        let Ok(id) = fd::raw("shmget", libc::SYS_shmget, [0, 8192, 0o600 | 0o1000, 0, 0, 0]) else {
+            s.skip("no System V shared memory")
+        };
+        let at = fd::raw("shmat", libc::SYS_shmat, [id, 0, 0, 0, 0, 0])?;
+        let m = mem::Map::of(at, 8192);
+        m.put(5000, b"attached");
+        // Inherited there, too.
+        outsider(s, || Ok(()))?;
+        // Marked for removal, so that it ends with the victim; attached it stays.
+        fd::raw("shmctl", libc::SYS_shmctl, [id, libc::IPC_RMID.into(), 0, 0, 0, 0])?;
+        s.wait();
+        same_bytes("segment", b"attached", &m.get(5000, 8))?;
+        m.put(0, b"x");
+    }),
     row!("unix-pair-to-outside", [Flag::Refuse("unix")], |s| {
         let (a, b) = sock::pair(libc::SOCK_STREAM)?;
         outsider(s, || {

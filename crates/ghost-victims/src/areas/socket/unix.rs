@@ -498,6 +498,35 @@ pub(super) const VICTIMS: &[Victim] = &[
         same_bytes("data back", b"back", &fd::read(c, 100)?)?;
         serves("a new client", f, SOCK_STREAM, &path)?;
     }),
+    row!("connected-as-another-user", [NAMED, Flag::SamePid], |s| {
+        // Both ends belong to a user that may not do much, as a database and its client.
+        let path = name(s, "n");
+        let server = sock::socket(libc::AF_UNIX, SOCK_STREAM, 0)?;
+        sock::bind(server, &sock::unix(&path))?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+            .map_err(|e| e.to_string())?;
+        sock::listen(server, 5)?;
+        if crate::call!(setegid(1234)) == -1 || crate::call!(seteuid(1234)) == -1 {
+            s.skip("may not become another user");
+        }
+        s.spawn(|c| {
+            run(c, |c| {
+                let f = sock::socket(libc::AF_UNIX, SOCK_STREAM, 0)?;
+                sock::connect(f, &sock::unix(&c.path("n")))?;
+                fd::write_full(f, b"in flight")?;
+                c.wait();
+                let cred = sock::get_raw(f, SOL_SOCKET, libc::SO_PEERCRED)?;
+                same("pid of the server", task::ppid().to_ne_bytes().to_vec(), cred[..4].to_vec())?;
+                same_bytes("answer", b"welcome", &fd::read(f, 100)?)
+            });
+        });
+        let f = sock::accept(server, 0)?;
+        s.wait();
+        let cred = sock::get_raw(f, SOL_SOCKET, libc::SO_PEERCRED)?;
+        same("user and group of the client", [1234u32.to_ne_bytes(); 2].concat(), cred[4..].to_vec())?;
+        same_bytes("in flight", b"in flight", &fd::read(f, 100)?)?;
+        fd::write_full(f, b"welcome")?;
+    }),
     row!("connected-listener-closed", |s| {
         let path = name(s, "n");
         let f = sock::socket(libc::AF_UNIX, SOCK_STREAM, 0)?;
