@@ -456,6 +456,15 @@ impl Stopped {
         self.ask(libc::PTRACE_DETACH, 0, self.held.get() as usize as *mut c_void).map(drop)
     }
 
+    /// [`Stopped::detach`] of a thread that somebody may have killed meanwhile: then waits for its end.
+    pub fn detach_or_end(self) -> Result<()> {
+        self.gone.set(true);
+        match self.ask(libc::PTRACE_DETACH, 0, self.held.get() as usize as *mut c_void) {
+            Err(Errno(libc::ESRCH)) => self.wait_for_end().map(drop),
+            other => other.map(drop),
+        }
+    }
+
     /// Waits for its end after it has been sent SIGKILL, so that its parent gets to know; its wait status.
     pub fn wait_for_end(self) -> Result<i32> {
         self.gone.set(true);

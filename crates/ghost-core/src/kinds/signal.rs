@@ -15,8 +15,8 @@ use crate::export::ExportCx;
 use crate::import::ImportCx;
 use ghost_image::record as rec;
 use ghost_sys::ptrace::Stopped;
-use ghost_sys::remote::Batch;
-use ghost_sys::{Pid, nr};
+use ghost_sys::remote::{Batch, Memory, RemoteAddr};
+use ghost_sys::{Errno, Pid, nr};
 use std::collections::HashSet;
 
 const SIG_IGN: u64 = 1;
@@ -80,9 +80,37 @@ pub(super) fn is_of_timer(info: &rec::SigInfo, id: i32) -> bool {
     field(&info.raw, 8) == SI_TIMER && field(&info.raw, 16) == id
 }
 
+/// Whether the kernel sent it for what the thread itself did (a fault, a bad instruction).
+///
+/// Such a signal is taken before all others as soon as any of its sort may be delivered, even while it is itself blocked: as a rule
+/// the trap at the end of a batch. So it is queued when the last batch is over.
+pub(super) fn is_fault(info: &rec::SigInfo) -> bool {
+    let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGTRAP, libc::SIGFPE, libc::SIGSYS];
+    field(&info.raw, 8) > 0 && faults.contains(&field(&info.raw, 0))
+}
+
+/// Queues a fault ([`is_fault`]) to a thread that stands in its trap, by a call of its own through the instruction at `at`.
+pub(super) fn queue_fault(
+    thread: &Stopped,
+    info: &rec::SigInfo,
+    (memory, scratch): (&Memory, RemoteAddr),
+    at: u64,
+    tgid: Pid,
+) -> Result<(), KindError> {
+    let mut raw = info.raw.clone();
+    raw.resize(SI_LEN, 0);
+    memory.write(scratch, &raw).step("writing a signal that waited")?;
+    let args = [tgid as u64, thread.tid() as u64, field(&raw, 0) as u64, scratch.0, 0, 0];
+    thread
+        .call(at, nr::RT_TGSIGQUEUEINFO, args)
+        .and_then(Errno::check)
+        .step("queueing of a signal that waited")
+        .map(drop)
+}
+
 /// Queues the sending of these signals by a process (or one thread of it) to itself.
 pub(super) fn queue(batch: &mut Batch, infos: &[rec::SigInfo], tgid: Pid, tid: Option<Pid>, now: &dyn Fn(Pid) -> Pid) {
-    for info in infos {
+    for info in infos.iter().filter(|i| tid.is_none() || !is_fault(i)) {
         let mut raw = info.raw.clone();
         raw.resize(SI_LEN, 0);
         let (signal, code) = (field(&raw, 0), field(&raw, 8));
@@ -130,7 +158,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
 
 /// Blocks SIGTRAP too, where one has to wait: unblocked it would be lost.
 pub(super) fn hold_traps(thread: &Stopped, pending: &[rec::SigInfo]) -> Result<(), KindError> {
-    if pending.iter().any(|i| field(&i.raw, 0) == libc::SIGTRAP) {
+    if pending.iter().any(|i| field(&i.raw, 0) == libc::SIGTRAP && !is_fault(i)) {
         thread.set_signal_mask(u64::MAX).step("blocking its signals")?;
     }
     Ok(())

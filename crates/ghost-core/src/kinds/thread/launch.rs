@@ -9,12 +9,13 @@ use crate::detour::Slots;
 use crate::error::{Context, KindError};
 use crate::freeze::signal;
 use crate::import::{Building, ImportCx, first_users};
+use crate::kinds;
 use crate::model::Model;
 use ghost_image::record as rec;
 use ghost_image::record::vma::Special;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{NT_PRSTATUS, Registers, Stopped};
-use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr, Stub};
+use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr, RemoteError, Stub};
 use ghost_sys::{Errno, Pid, nr};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -67,8 +68,16 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     for (building, record) in cx.building.iter_mut().zip(&model.processes) {
         let mut of_process = Vec::new();
         let mut slots = slots(model, record, building)?;
+        let pid = building.pid;
         for (stub, thread) in stubs(building).zip(&record.threads) {
             let what = || format!("tid {}", thread.tid);
+            for fault in thread.pending.iter().filter(|i| kinds::signal::is_fault(i)) {
+                // Blocked until the thread goes.
+                stub.thread.set_signal_mask(u64::MAX).step_on(record.pid, what, "blocking its signals")?;
+                let place = (stub.memory(), scratch);
+                kinds::signal::queue_fault(&stub.thread, fault, place, instructions[&record.mm_id], pid)
+                    .map_err(|e| e.on(record.pid, what()))?;
+            }
             let registers = thread.registers.as_ref().map(|r| decode(&r.general));
             of_process.push(match (&thread.interrupted, registers) {
                 (Some(i), Some(Some(regs))) => {
@@ -281,7 +290,7 @@ pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
         let pid = stopping.pid;
         // The signal waits for the process to go and stops it before its first instruction.
         signal(pid, stop_signal(record)).step_on(record.pid, String::new, "stopping it as it was")?;
-        release(stopping, record.pid)?;
+        release(stopping, record.pid, i == 0)?;
         wait_until_stopped(pid, record)?;
         if !record.stopped {
             signal(pid, libc::SIGCONT).step_on(record.pid, String::new, "continuing it as it was")?;
@@ -296,9 +305,9 @@ pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
             )?;
         }
     }
-    for (building, record) in building.into_iter().zip(&model.processes) {
+    for (i, (building, record)) in building.into_iter().zip(&model.processes).enumerate() {
         if let Some(building) = building {
-            release(building, record.pid)?;
+            release(building, record.pid, i == 0)?;
         }
     }
     Ok(())
@@ -371,12 +380,21 @@ fn wait_until_stopped(pid: Pid, record: &rec::Process) -> Result<(), KindError> 
     }
 }
 
-fn release(building: Building, old: Pid) -> Result<(), KindError> {
+fn release(building: Building, old: Pid, is_root: bool) -> Result<(), KindError> {
     for stub in building.threads.into_iter().chain(building.leader) {
         let tid = stub.thread.tid();
-        // Already in its trap, where it stays: its registers are set.
-        let thread = stub.into_thread().step_on(old, || format!("tid {tid}"), "letting it go")?;
-        thread.detach().step_on(old, || format!("tid {tid}"), "letting it go")?;
+        // Already in its trap, where it stays: its registers are set. Those of the tree that run already may have ended it: then
+        // it only remains to take note of its end, so that its parent gets to know.
+        let thread = match stub.into_thread() {
+            Ok(thread) => thread,
+            Err(RemoteError::Died(_)) => continue,
+            Err(e) => return Err(KindError::new("letting it go", e).on(old, format!("tid {tid}"))),
+        };
+        // The end of the root is ghost's own child's: it is waited for as such.
+        match if is_root { thread.detach() } else { thread.detach_or_end() } {
+            Ok(()) | Err(Errno(libc::ESRCH)) => {}
+            Err(e) => return Err(KindError::new("letting it go", e).on(old, format!("tid {tid}"))),
+        }
     }
     Ok(())
 }

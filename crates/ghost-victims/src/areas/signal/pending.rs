@@ -63,6 +63,24 @@ pub(super) const VICTIMS: &[Victim] = &[
         }
         none_left(v);
     }),
+    victim("pending-fault", |v| {
+        // What the kernel sends for a fault is taken before anything else, also while it is blocked (`dequeue_synchronous_signal`).
+        let faults = [libc::SIGSEGV, libc::SIGTRAP, libc::SIGFPE];
+        block(&faults);
+        let (pid, tid) = (call!(getpid()), raw!(libc::SYS_gettid).unwrap());
+        for (signo, code) in faults.into_iter().zip([2, 1, 7]) {
+            let info = [signo, 0, code, 0, 0x1234_5678, 0, 0, 0];
+            let raw: Vec<u8> = info.iter().flat_map(|w: &i32| w.to_ne_bytes()).chain([0; 96]).collect();
+            raw!(libc::SYS_rt_tgsigqueueinfo, pid, tid, signo, raw.as_ptr()).unwrap();
+        }
+        keep(v);
+        v.wait();
+        for (signo, code) in [(libc::SIGTRAP, 1), (libc::SIGFPE, 7), (libc::SIGSEGV, 2)] {
+            let got = take(&[signo]);
+            v.eq("signal and code", Some((signo, code, 0x1234_5678)), got.map(|t| (t.signo, t.code, t.pid)));
+        }
+        none_left(v);
+    }),
     victim("pending-both", |v| {
         // The thread's own are taken before the process's.
         let sig = libc::SIGRTMIN() + 3;
