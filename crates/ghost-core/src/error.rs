@@ -166,6 +166,16 @@ pub struct Blocker {
     pub advice: String,
 }
 
+/// How the advice begins where the obstacle goes away by itself, as soon as the program has run on a little.
+pub(crate) const AGAIN: &str = "checkpoint again once";
+
+impl Blocker {
+    /// Whether it is likely to be gone in a moment: ghost looks again itself then, before it refuses.
+    pub fn passes(&self) -> bool {
+        self.advice.starts_with(AGAIN)
+    }
+}
+
 impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pid {} ({}), {}: {}: {}", self.pid, self.comm, self.subject, self.kind, self.why)?;

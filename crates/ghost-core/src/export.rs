@@ -78,6 +78,9 @@ pub struct ExportCx<'a> {
 /// For how long a thread may keep an export waiting that comes home from another ghost.
 const HOMECOMING: std::time::Duration = std::time::Duration::from_secs(4);
 
+/// For how long an export looks again for a moment at which nothing stands in its way.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A frozen tree whose records are made and whose pages wait to be written. Dropping it thaws the tree.
 #[derive(Debug)]
 pub struct Exporting {
@@ -129,11 +132,19 @@ impl Exporting {
     /// Freezes the tree below `root`, refuses what cannot travel, and makes the records of all that can.
     ///
     /// A thread that is still on its way home from a ghost that was killed, or that went home by itself because this one was kept
-    /// from the CPU, is a matter of two seconds: the tree is thawed and frozen anew, for up to [`HOMECOMING`].
+    /// from the CPU, is a matter of two seconds: the tree is thawed and frozen anew, for up to [`HOMECOMING`]. So is what passes as
+    /// soon as the program runs on, such as events that it was just about to read, for up to [`PATIENCE`].
     pub fn begin(action: Action, root: Pid, options: &ExportOptions) -> Result<Self, Error> {
         let began = std::time::Instant::now();
+        let mut pause = std::time::Duration::from_millis(1);
         loop {
             match Self::begin_once(action, root, options) {
+                Err(Error::Refused { blockers, .. })
+                    if blockers.iter().all(Blocker::passes) && began.elapsed() + pause < PATIENCE =>
+                {
+                    std::thread::sleep(pause);
+                    pause = (pause * 3 / 2).min(std::time::Duration::from_millis(60));
+                }
                 Err(Error::Failed { what, .. }) if what.is_transient() && began.elapsed() < HOMECOMING => {
                     std::thread::sleep(std::time::Duration::from_millis(50));
                 }

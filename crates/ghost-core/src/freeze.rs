@@ -193,10 +193,17 @@ fn detours(pid: Pid, stopped: &BTreeMap<Pid, FrozenThread>) {
 
 fn seize(tid: Pid) -> Result<Running, Errno> {
     // Seccomp would judge the calls that ghost makes inside; only CAP_SYS_ADMIN may suspend it.
-    ptrace::seize(tid, ptrace::SUSPEND_SECCOMP).or_else(|e| match e {
-        Errno(libc::EPERM) => ptrace::seize(tid, 0),
-        e => Err(e),
-    })
+    ptrace::seize(tid, ptrace::SUSPEND_SECCOMP)
+        .or_else(|e| match e {
+            Errno(libc::EPERM) => ptrace::seize(tid, 0),
+            e => Err(e),
+        })
+        .or_else(|e| {
+            // One that could not be stopped at an earlier try (vfork) is still ours: its stop is yet to come.
+            let status = ProcDir::open(tid).and_then(|dir| proc::read_status(&dir));
+            let ours = e == Errno(libc::EPERM) && status.is_ok_and(|s| s.tracer_pid == std::process::id() as Pid);
+            if ours { Ok(ptrace::adopt(tid)) } else { Err(e) }
+        })
 }
 
 /// How long a thread may take to stop before we ask what holds it up.

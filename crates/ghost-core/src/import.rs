@@ -43,6 +43,8 @@ pub struct ImportCx<'a> {
     pub pids: PidMap,
     /// Open file descriptions by `file_id`, ours until the processes have them.
     pub files: HashMap<u32, OwnedFd>,
+    /// Pseudo-terminals of the tree, by the number that they had.
+    pub ptys: crate::kinds::fd::pty::Ptys,
     /// Inodes without a name, by `content_id`.
     pub contents: HashMap<u32, OwnedFd>,
     /// Shared anonymous memory by id: opened through the first process that maps it.
@@ -232,6 +234,7 @@ fn prepare_inner(
         layout: layout(&model)?,
         pids: PidMap::new(),
         files: HashMap::new(),
+        ptys: HashMap::new(),
         contents: HashMap::new(),
         shmems: HashMap::new(),
         sysv: memory::sysv::Segments::default(),

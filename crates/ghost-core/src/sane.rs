@@ -3,7 +3,9 @@
 //! A ghost may come from anywhere: each number that an importer would index, allocate or trust by is looked at here once.
 
 use crate::error::KindError;
+use crate::kinds::tree::terminal::CALLERS;
 use crate::model::Model;
+use ghost_image::record as rec;
 use std::collections::HashSet;
 
 /// Refuses a ghost whose records contradict each other.
@@ -51,10 +53,36 @@ pub fn check(model: &Model) -> Result<(), KindError> {
             end = v.end;
         }
     }
+    ptys(model).or_else(bad)?;
     for table in &model.fd_tables {
         if let Some(fd) = table.fds.iter().find(|f| model.file(f.file_id).is_none() || f.fd > 1 << 30) {
             return bad(format!("fd {} is of a file that is not described", fd.fd));
         }
     }
     Ok(())
+}
+
+/// Each side of a pseudo-terminal of the tree needs its master, once.
+fn ptys(model: &Model) -> Result<(), String> {
+    let of = |file: &rec::File| match &file.object {
+        Some(rec::file::Object::Tty(t)) if !t.callers => Some((t.pty_index, t.master)),
+        _ => None,
+    };
+    let mut masters = HashSet::new();
+    for (index, _) in model.files.iter().filter_map(of).filter(|t| t.1) {
+        if !masters.insert(index) {
+            return Err(format!("pseudo-terminal {index} has two masters"));
+        }
+    }
+    if let Some((index, _)) = model.files.iter().filter_map(of).find(|t| !masters.contains(&t.0)) {
+        return Err(format!("pseudo-terminal {index} has no master"));
+    }
+    let wrong = |p: &&rec::Process| {
+        let master = u32::try_from(p.tty_file_id).ok().and_then(|id| model.file(id)).and_then(of);
+        p.tty_file_id != 0 && p.tty_file_id != CALLERS && !master.is_some_and(|m| m.1)
+    };
+    match model.processes.iter().find(wrong) {
+        Some(p) => Err(format!("the terminal of pid {} is not described", p.pid)),
+        None => Ok(()),
+    }
 }

@@ -86,6 +86,8 @@ pub struct TreeView {
     pub outside: std::cell::OnceCell<crate::kinds::fd::outside::Outside>,
     /// Who outside has mapped memory without a name; searched once, if the tree has some.
     pub neighbours: std::cell::OnceCell<crate::kinds::memory::outside::Neighbours>,
+    /// The pseudo-terminals whose masters are in the tree; looked for once, when there is a terminal.
+    pub ptys: std::cell::OnceCell<crate::kinds::fd::pty::Inside>,
     /// What sock_diag tells of the sockets of the host; asked once, when somebody wants to know.
     pub sockets: std::cell::OnceCell<crate::kinds::socket::Facts>,
     /// The System V segments of the host; listed once, when one is attached in the tree.

@@ -22,6 +22,8 @@ const TIOCGPKT: libc::Ioctl = 0x8004_5438;
 const TIOCGPTLCK: libc::Ioctl = 0x8004_5439;
 const TIOCGEXCL: libc::Ioctl = 0x8004_5440;
 const TIOCGPTPEER: libc::Ioctl = 0x5441;
+const TIOCGDEV: libc::Ioctl = 0x8004_5432;
+const TIOCGETD: libc::Ioctl = 0x5424;
 
 /// Reads a number of bytes that the request fixes.
 fn get<const N: usize>(fd: BorrowedFd<'_>, request: libc::Ioctl) -> Result<[u8; N]> {
@@ -61,6 +63,15 @@ pub fn set_winsize(tty: BorrowedFd<'_>, bytes: &[u8; WINSIZE_LEN]) -> Result<()>
 pub fn pty_number(master: BorrowedFd<'_>) -> Result<u32> {
     get::<4>(master, TIOCGPTN).map(u32::from_ne_bytes)
 }
+/// The device number of the terminal itself, also of one that was opened as `/dev/tty` (TIOCGDEV, Linux 2.6.39).
+pub fn device(tty: BorrowedFd<'_>) -> Result<u64> {
+    let n = u64::from(get::<4>(tty, TIOCGDEV).map(u32::from_ne_bytes)?);
+    Ok(libc::makedev((n >> 8 & 0xfff) as u32, (n & 0xff | n >> 12 & 0xf_ff00) as u32))
+}
+/// The number of its line discipline; 0 is the usual one.
+pub fn discipline(tty: BorrowedFd<'_>) -> Result<i32> {
+    get::<4>(tty, TIOCGETD).map(i32::from_ne_bytes)
+}
 /// Whether the slave can't be opened yet.
 pub fn is_locked(master: BorrowedFd<'_>) -> Result<bool> {
     flag(master, TIOCGPTLCK)
@@ -88,13 +99,16 @@ pub fn set_exclusive(tty: BorrowedFd<'_>, on: bool) -> Result<()> {
     cvt(unsafe { libc::ioctl(tty.as_raw_fd(), request) } as i64).map(drop)
 }
 /// Opens the slave of a master wherever its devpts is mounted (TIOCGPTPEER, Linux 4.13); never becomes the controlling
-/// terminal of the caller.
+/// terminal of the caller. Unlike open(2) it would leave O_CLOEXEC among the flags of the description, so that comes afterwards.
 pub fn open_peer(master: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd> {
-    let flags = flags | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let flags = (flags | libc::O_NOCTTY) & !libc::O_CLOEXEC;
     // SAFETY: takes a number.
     let fd = cvt(unsafe { libc::ioctl(master.as_raw_fd(), TIOCGPTPEER, flags) } as i64)?;
     // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    // SAFETY: takes a number.
+    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) } as i64)?;
+    Ok(fd)
 }
 /// The session that it controls, asked through the master or as its own terminal; `ENOTTY` when there is none.
 pub fn session(tty: BorrowedFd<'_>) -> Result<Pid> {
@@ -143,6 +157,10 @@ mod tests {
         }
         assert_eq!(foreground(m), Ok(0));
         assert!(session(slave.as_fd()).is_err());
+        let file = std::fs::File::from(slave.try_clone().unwrap());
+        let rdev = std::os::unix::fs::MetadataExt::rdev(&file.metadata().unwrap());
+        assert_eq!(device(slave.as_fd()), Ok(rdev));
+        assert_eq!(discipline(slave.as_fd()), Ok(0));
         let null = std::fs::File::open("/dev/null").unwrap();
         assert_eq!(termios(null.as_fd()), Err(Errno(libc::ENOTTY)));
     }

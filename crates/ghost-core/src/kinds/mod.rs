@@ -59,6 +59,14 @@ pub fn no_import(_: &mut ImportCx<'_>) -> Result<(), KindError> {
 /// All kinds, in the order in which they are imported.
 pub const KINDS: &[Kind] = &[
     Kind {
+        name: "pty",
+        place: "before the tree: the leader of a session takes its terminal before its children are born; its descriptors are of kind fd",
+        check: no_check,
+        export: no_export,
+        import: fd::pty::make,
+        finish: fd::pty::finish,
+    },
+    Kind {
         name: "tree",
         place: "first: everything else happens inside the processes that it makes",
         check: tree::check,

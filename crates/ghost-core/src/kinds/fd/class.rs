@@ -19,6 +19,8 @@ pub enum Class {
     Device,
     /// A terminal.
     Terminal,
+    /// The master side of a pseudo-terminal.
+    Master,
     /// A file of `/proc`.
     Proc,
     /// A namespace that is held open.
@@ -120,9 +122,10 @@ fn character(fd: &FdView) -> Class {
     let (major, minor) = (rustix::fs::major(fd.stat.st_rdev), rustix::fs::minor(fd.stat.st_rdev));
     match (major, minor) {
         (1, n) if PLAIN.contains(&n) => Class::Device,
-        (5, 2) | (128..=135, _) => refused(
+        (5, 2) => Class::Master,
+        (128..=135, _) => refused(
             "pty",
-            "the master side of a pseudo-terminal is open",
+            "the master side of a pseudo-terminal of the old sort (BSD) is open",
             "leave the terminal program (script, tmux, sshd) out of the tree: checkpoint what runs inside of it",
         ),
         (4 | 136..=143, _) | (5, 0 | 1) => Class::Terminal,

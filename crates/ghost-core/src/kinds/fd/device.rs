@@ -2,7 +2,7 @@
 //!
 //! A terminal whose master side is outside of the tree is the caller's: at the restart it is the terminal of the restorer,
 //! whatever its name; without one, its standard input and output. Settings of the terminal (`termios(3)`) stay with the
-//! terminal. Pseudo-terminals with their master inside are refused by [`class`](super::class).
+//! terminal. One whose master is inside of the tree travels with it: see [`pty`](super::pty).
 
 use super::{external, note, path, regular};
 use crate::error::{Context, KindError};

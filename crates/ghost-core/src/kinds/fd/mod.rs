@@ -22,6 +22,7 @@ pub mod path;
 pub mod pidfd;
 pub mod pipe;
 pub mod procfile;
+pub mod pty;
 pub mod regular;
 pub mod signalfd;
 pub mod table;
@@ -80,7 +81,9 @@ fn refusals(view: &TreeView, fd: &FdView) -> Vec<class::Refusal> {
         Class::PidFd => (pidfd::check(view, fd), None),
         Class::Proc => (procfile::check(view, fd), None),
         Class::Namespace => (ns::check(fd), None),
-        Class::Device | Class::Terminal => (None, None),
+        Class::Master => (pty::check_master(view, fd), outside::check_shared(view, fd)),
+        Class::Terminal => (pty::check_slave(view, fd), None),
+        Class::Device => (None, None),
     };
     own.into_iter().chain(shared).collect()
 }
@@ -106,6 +109,7 @@ pub fn subject(fd: &FdView) -> String {
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     table::export(cx)?;
     epoll::resolve(cx);
+    pty::resolve(cx);
     socket::unix::resolve(cx)
 }
 
@@ -139,7 +143,9 @@ fn export_object(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdView) -> R
         Class::Regular | Class::Directory => regular::export(cx, fd).map(Object::Regular),
         Class::Pipe => pipe::export(cx, fd).map(Object::Pipe),
         Class::Device => Ok(Object::Device(device::export(fd))),
+        Class::Terminal if pty::pair(cx.view, fd).is_some() => pty::export_slave(cx, fd).map(Object::Tty),
         Class::Terminal => Ok(Object::Tty(device::export_terminal(fd))),
+        Class::Master => pty::export_master(fd).map(Object::Tty),
         Class::Socket => socket::export(cx, fd).map(Object::Socket),
         Class::EventFd => Ok(Object::Eventfd(eventfd::export(fd))),
         Class::TimerFd => timerfd::export(fd).map(Object::Timerfd),
@@ -182,7 +188,8 @@ fn import_object(
         Some(Object::Regular(r)) => regular::import(cx, file, r),
         Some(Object::Pipe(p)) => pipes.end(cx, file, p),
         Some(Object::Device(d)) => device::import(cx, file, d),
-        Some(Object::Tty(t)) => device::import_terminal(cx, file, t),
+        Some(Object::Tty(t)) if t.callers => device::import_terminal(cx, file, t),
+        Some(Object::Tty(t)) => pty::import(cx, file, t),
         Some(Object::External(e)) => external::import(cx, file, e),
         Some(Object::Eventfd(e)) => eventfd::import(file, e),
         Some(Object::Timerfd(t)) => timerfd::import(file, t),
@@ -216,7 +223,9 @@ pub fn describe(model: &crate::model::Model, file: &rec::File) -> String {
         Some(Object::Device(d)) => {
             d.path.as_ref().map_or_else(String::new, |p| String::from_utf8_lossy(&p.path).into_owned())
         }
-        Some(Object::Tty(_)) => "terminal".into(),
+        Some(Object::Tty(t)) if t.callers => "terminal".into(),
+        Some(Object::Tty(t)) if t.master => format!("master of pseudo-terminal {}", t.pty_index),
+        Some(Object::Tty(t)) => format!("pseudo-terminal {}", t.pty_index),
         Some(Object::External(e)) => e.label.clone(),
         Some(Object::Eventfd(_)) => "eventfd".into(),
         Some(Object::Timerfd(_)) => "timerfd".into(),

@@ -3,7 +3,7 @@
 //! The kernel does not count the holders of a pipe for us; `/proc/*/fd` tells, at the price of a `readlink(2)` for every
 //! descriptor of the machine that we may look at. It is searched once, and only when the tree has something to ask about.
 
-use super::class::Refusal;
+use super::class::{self, Class, Refusal};
 use super::external;
 use crate::kinds::memory::{self, vma};
 use crate::view::{FdView, TreeView};
@@ -51,7 +51,7 @@ impl Outside {
             .filter(|l| l.starts_with(b"pipe:") || l.starts_with(b"socket:"))
             .cloned()
             .collect();
-        let others = fds().filter(|fd| is_fifo(fd) || matters_whose(fd) || is_nameless(fd));
+        let others = fds().filter(|fd| is_fifo(fd) || matters_whose(view, fd) || is_nameless(fd));
         wanted.extend(others.map(|fd| fd.link.clone()));
         let mappings = view.processes.iter().flat_map(|p| &p.smaps);
         wanted.extend(mappings.filter(|s| vma::is_nameless(s)).map(|s| s.mapping.name.clone()));
@@ -120,6 +120,16 @@ impl Outside {
         holders.find(|(_, writes)| *writes).or(first)
     }
 
+    /// Who outside has a description of this very inode, where a name may mean several.
+    pub fn other(&self, fd: &FdView) -> Option<&Holder> {
+        let same = |&&(pid, number): &&(Pid, i32)| {
+            rustix::fs::stat(format!("/proc/{pid}/fd/{number}"))
+                .is_ok_and(|s| (s.st_dev, s.st_ino) == (fd.stat.st_dev, fd.stat.st_ino))
+        };
+        let (pid, _) = self.places.get(&fd.link)?.iter().find(same)?;
+        self.holders(&fd.link).iter().find(|h| h.pid == *pid)
+    }
+
     /// Who outside holds this object.
     pub fn holders(&self, link: &[u8]) -> &[Holder] {
         self.holders.get(link).map_or(&[], Vec::as_slice)
@@ -132,8 +142,11 @@ fn is_fifo(fd: &FdView) -> bool {
 
 /// Whether a description has more to it than an offset, so that a second one in its place would be noticed by whoever
 /// shares it.
-fn matters_whose(fd: &FdView) -> bool {
-    has_lock(fd) || fd.link.starts_with(b"anon_inode:")
+fn matters_whose(view: &TreeView, fd: &FdView) -> bool {
+    has_lock(fd)
+        || fd.link.starts_with(b"anon_inode:")
+        || class::of(fd) == Class::Master
+        || super::pty::pair(view, fd).is_some()
 }
 
 /// Whether it is a file that no name reaches, whose content would travel as a copy.

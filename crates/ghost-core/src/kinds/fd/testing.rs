@@ -79,6 +79,7 @@ pub fn importing_of<T>(model: &Model, options: &ImportOptions, work: impl FnOnce
         layout: ghost_sys::remote::StubLayout { base: ghost_sys::remote::RemoteAddr(0), data_len: 4096 },
         pids: crate::options::PidMap::new(),
         files: std::collections::HashMap::new(),
+        ptys: std::collections::HashMap::new(),
         contents: std::collections::HashMap::new(),
         shmems: std::collections::HashMap::new(),
         sysv: crate::kinds::memory::sysv::Segments::default(),

@@ -204,7 +204,8 @@ impl Builder<'_, '_> {
             make(stub, own, "setsid", nr::SETSID, &[])?;
             self.sids[i] = own;
             if terminal::wanted(&self.records[i]) {
-                let note = terminal::control(stub, (self.cx.control.as_fd(), self.cx.control_fd), own)?;
+                let tty = terminal::of(self.cx, &self.records[i])?;
+                let note = terminal::control(stub, (self.cx.control.as_fd(), self.cx.control_fd), tty, own)?;
                 self.in_control.extend(note.is_none().then_some(i));
                 self.cx.notes.extend(note);
             }
@@ -400,9 +401,10 @@ impl Builder<'_, '_> {
         for i in std::mem::take(&mut self.in_control) {
             let record = &self.records[i];
             let group = self.cx.pid(record.tty_foreground_pgid);
+            let tty = terminal::of(self.cx, record)?;
             let stub = self.stubs[i].as_mut().expect("it leads its session");
             let control = (self.cx.control.as_fd(), self.cx.control_fd);
-            if group == 0 || !terminal::put_in_front(stub, control, group, record.pid)? {
+            if group == 0 || !terminal::put_in_front(stub, control, (tty, group), record.pid)? {
                 self.cx.notes.push(rec::Note {
                     pid: record.pid,
                     kind: "tty".into(),

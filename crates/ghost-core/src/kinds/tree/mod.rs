@@ -107,7 +107,7 @@ pub(crate) fn vfork_blocker(pid: Pid, comm: String, tid: Pid) -> Blocker {
         kind: "vfork",
         subject: format!("thread {tid}"),
         why: "it waits in vfork for a child that still runs in its memory".into(),
-        advice: "try again when the child has called exec or ended".into(),
+        advice: "checkpoint again once the child has called exec or ended".into(),
     }
 }
 

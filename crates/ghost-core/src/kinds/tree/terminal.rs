@@ -3,11 +3,13 @@
 //! Read: `tty_nr` and `tpgid` of `/proc/PID/stat`. Rebuilt by the session's leader as soon as it leads, `TIOCSCTTY`: only its
 //! later children have the terminal, too. The group in front is chosen when all groups exist, `TIOCSPGRP`.
 //!
-//! The terminal is that of the restorer, and a terminal controls one session only. It is taken where no session has it, and
+//! One whose master is in the tree is made before the tree (see [`pty`](crate::kinds::fd::pty)). Any other is that of the restorer, and a terminal controls one session only. It is taken where no session has it, and
 //! from ghost itself where ghost leads the session that does (`CAP_SYS_ADMIN`). It is never taken from a shell, which would
 //! end with its terminal: the program runs on without a controlling terminal then, and a note says so.
 
 use crate::error::{Context, KindError};
+use crate::import::ImportCx;
+use crate::kinds::fd;
 use crate::view::ProcessView;
 use ghost_image::record as rec;
 use ghost_sys::remote::{Batch, Executor, Stub};
@@ -15,7 +17,7 @@ use ghost_sys::{Pid, nr, scm};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Stands for the terminal of whoever restarts, in place of a file's id.
-const CALLERS: i32 = -1;
+pub(crate) const CALLERS: i32 = -1;
 
 /// Notes the terminal of the session that this process leads.
 pub(super) fn export(process: &ProcessView, record: &mut rec::Process) {
@@ -28,7 +30,12 @@ pub(super) fn export(process: &ProcessView, record: &mut rec::Process) {
 
 /// Whether this process leads a session that a terminal controlled.
 pub(super) fn wanted(record: &rec::Process) -> bool {
-    record.tty_file_id == CALLERS && record.zombie.is_none()
+    record.tty_file_id != 0 && record.zombie.is_none()
+}
+
+/// The terminal that controls the session of this leader; None when the restorer has none to give.
+pub(super) fn of(cx: &ImportCx<'_>, record: &rec::Process) -> Result<Option<OwnedFd>, KindError> {
+    if record.tty_file_id == CALLERS { Ok(own()) } else { fd::pty::controlling(cx, record).map(Some) }
 }
 
 /// The terminal that ghost has among its standard descriptors.
@@ -38,14 +45,15 @@ pub(crate) fn own() -> Option<OwnedFd> {
     own.into_iter().find(|fd| rustix::termios::isatty(*fd))?.try_clone_to_owned().ok()
 }
 
-/// Makes the terminal of ghost the controlling one of the session that this stub leads; or says why not.
+/// Makes the terminal the controlling one of the session that this stub leads; or says why not.
 pub(super) fn control(
     stub: &mut Stub,
     control: (BorrowedFd<'_>, i32),
+    tty: Option<OwnedFd>,
     old: Pid,
 ) -> Result<Option<rec::Note>, KindError> {
     let note = |text: String| rec::Note { pid: old, kind: "tty".into(), subject: "controlling terminal".into(), text };
-    let Some(tty) = own() else {
+    let Some(tty) = tty else {
         return Ok(Some(note("it has none now: the restart has no terminal".into())));
     };
     // The kernel tells the session only to those that it controls: what is refused here is not ours.
@@ -68,10 +76,10 @@ pub(super) fn control(
 pub(super) fn put_in_front(
     stub: &mut Stub,
     control: (BorrowedFd<'_>, i32),
-    group: Pid,
+    (tty, group): (Option<OwnedFd>, Pid),
     old: Pid,
 ) -> Result<bool, KindError> {
-    let Some(tty) = own() else { return Ok(false) };
+    let Some(tty) = tty else { return Ok(false) };
     let fd = give(stub, control, tty.as_fd(), old)?;
     let mut batch = Batch::new();
     let pgid = batch.data(&group.to_ne_bytes());

@@ -11,18 +11,18 @@ fn need_terminal(s: &Ctx) {
     }
 }
 
-fn is_tty(f: i32) -> bool {
+pub(super) fn is_tty(f: i32) -> bool {
     crate::call!(isatty(f)) == 1
 }
 
-fn termios(f: i32) -> Result<libc::termios, crate::kit::Errno> {
+pub(super) fn termios(f: i32) -> Result<libc::termios, crate::kit::Errno> {
     // SAFETY: an all-zero termios is valid.
     let mut t: libc::termios = unsafe { crate::sys::zeroed() };
     // SAFETY: `t` outlives the call.
     crate::kit::sys("tcgetattr", unsafe { libc::tcgetattr(f, &raw mut t) }.into()).map(|_| t)
 }
 
-fn modes(f: i32) -> Result<([u32; 4], Vec<u8>), crate::kit::Errno> {
+pub(super) fn modes(f: i32) -> Result<([u32; 4], Vec<u8>), crate::kit::Errno> {
     termios(f).map(|t| ([t.c_iflag, t.c_oflag, t.c_cflag, t.c_lflag], t.c_cc.to_vec()))
 }
 

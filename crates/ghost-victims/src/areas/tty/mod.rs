@@ -1,7 +1,8 @@
-//! Victims of the area `tty`. Pseudo-terminals with both ends inside are in the area `refuse`.
+//! Victims of the area `tty`.
 use crate::Victim;
 
 mod callers;
+mod inside;
 
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[callers::VICTIMS];
+pub const TABLES: &[&[Victim]] = &[callers::VICTIMS, inside::VICTIMS];
