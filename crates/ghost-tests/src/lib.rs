@@ -3,7 +3,7 @@
 //! - [`catalogue`]: the victims, as `victim list` tells them, and the gaps of `open.txt`;
 //! - [`mechanism`]: the ways out and in, each a short sequence of `ghost` commands;
 //! - [`case`]: one victim under one mechanism, inside a pid and mount namespace of its own;
-//! - [`real`], [`real_case`]: real programs, and one of them under one mode;
+//! - [`real`], [`real_wide`], [`real_case`]: real programs, and one of them under one mode;
 //! - [`run`]: running commands with a limit of time and everything they said kept;
 //! - [`programs`]: where `ghost` and `victim` are.
 //!
@@ -15,6 +15,7 @@ pub mod mechanism;
 pub mod programs;
 pub mod real;
 pub mod real_case;
+pub mod real_wide;
 pub mod run;
 pub mod sacred;
 pub mod snapshot;

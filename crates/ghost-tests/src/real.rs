@@ -22,9 +22,12 @@ pub struct Program {
     pub outputs: &'static [&'static str],
     /// Whether its standard output is the same in every run.
     pub says_the_same: bool,
+    /// Whether it needs a network of its own, with nothing but the loopback device.
+    pub own_net: bool,
 }
 
-const PLAIN: Program = Program {
+/// What most have in common.
+pub const PLAIN: Program = Program {
     name: "",
     needs: &[],
     files: &[],
@@ -34,11 +37,17 @@ const PLAIN: Program = Program {
     finish: "",
     outputs: &[],
     says_the_same: true,
+    own_net: false,
 };
 
 const PROJECT: (&str, &str) = ("project.sh", include_str!("../programs/project.sh"));
 
-/// All of them.
+/// The program of this name.
+pub fn named(name: &str) -> Option<&'static Program> {
+    ALL.iter().chain(crate::real_wide::ALL).chain(crate::real_wide::STRESSORS).find(|p| p.name == name)
+}
+
+/// Those that every run plays.
 pub const ALL: &[Program] = &[
     Program {
         name: "python3",
@@ -118,15 +127,16 @@ pub const ALL: &[Program] = &[
         name: "redis",
         needs: &["redis-server", "redis-cli"],
         run: &[
-            "redis-server", "--port", "0", "--unixsocket", "sock", "--save", "", "--appendonly", "no", "--enable-debug-command",
+            "redis-server", "--port", "0", "--unixsocket", "sock", "--save", "", "--appendonly", "yes", "--enable-debug-command",
             "yes", "--daemonize", "no", "--logfile", "server.log",
         ],
         after_start: "until redis-cli -s sock ping > /dev/null 2>&1; do sleep 0.01; done
-            redis-cli -s sock debug populate 30000 key 40 > /dev/null
-            redis-cli -s sock eval 'for i = 1, 3000 do redis.call(\"zadd\", \"z\", i * 7 % 1000, \"m\" .. i);
+            redis-cli -s sock eval 'for i = 1, 200000 do redis.call(\"set\", \"key\" .. i, \"value \" .. i * 7919) end
+                for i = 1, 3000 do redis.call(\"zadd\", \"z\", i * 7 % 1000, \"m\" .. i);
                 redis.call(\"hset\", \"h\" .. i % 50, \"f\" .. i, i); redis.call(\"lpush\", \"l\", i) end' 0 > /dev/null",
-        finish: "redis-cli -s sock debug digest > digest; redis-cli -s sock dbsize >> digest
-            redis-cli -s sock zrange z 0 20 >> digest; redis-cli -s sock shutdown nosave || true",
+        finish: "exec > digest; redis-cli -s sock debug digest; redis-cli -s sock dbsize; redis-cli -s sock zrange z 0 20
+            redis-cli -s sock incrby counter 5; redis-cli -s sock debug loadaof; redis-cli -s sock debug digest
+            redis-cli -s sock shutdown nosave || true",
         outputs: &["digest"],
         says_the_same: false,
         ..PLAIN

@@ -1,9 +1,9 @@
 //! Real programs, as tests named `program::mode`: undisturbed, killed and restarted at random instants, left running.
 //!
-//! `GHOST_INSTANTS` says at how many instants each is killed (3; the full run takes 25), `GHOST_SEED` repeats a run. What is
+//! `GHOST_WIDE` adds those of `real_wide`. `GHOST_INSTANTS` says at how many instants each is killed (3; the full run takes 25), `GHOST_SEED` repeats a run. What is
 //! not installed is shown as ignored, with the command that is missing.
-use ghost_tests::real;
 use ghost_tests::real_case::{self, Mode};
+use ghost_tests::{real, real_wide};
 use libtest_mimic::{Arguments, Completion, Trial};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +30,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut trials = Vec::new();
-    for p in real::ALL {
+    let wide = std::env::var_os("GHOST_WIDE").is_some();
+    let more = real_wide::ALL.iter().chain(real_wide::STRESSORS).filter(|_| wide);
+    for p in real::ALL.iter().chain(more) {
         for mode in Mode::ALL {
             let (programs, dir) = (programs.clone(), base.join(format!("{}-{}", p.name, mode.name())));
             trials.push(Trial::ignorable_test(format!("{}::{}", p.name, mode.name()), move || {
