@@ -226,17 +226,6 @@ pub const ALL: &[Program] = &[
         ..PLAIN
     },
     Program {
-        name: "postgres",
-        needs: &["psql", "setpriv"],
-        prepare: "b=$(echo /usr/lib/postgresql/*/bin); ln -s $b bin; mkdir data; chmod 777 .; chown postgres data; setpriv --reuid postgres --regid postgres --clear-groups bin/initdb -D data -A trust > /dev/null; chmod 711 ../..; tar -C data -cf data.tar .",
-        run: &["sh", "-c", "rm -rf data; mkdir data; tar -C data -xf data.tar; chown -R postgres .; chmod 700 data; exec setpriv --reuid postgres --regid postgres --clear-groups $(echo /usr/lib/postgresql/*/bin)/postgres -D data -k $PWD -c listen_addresses= -c fsync=off -c shared_memory_type=mmap"],
-        after_start: "until psql -h $PWD -U postgres -c 'create table t as select n, md5(n::text) m from generate_series(1, 20000) n' 2> /dev/null > /dev/null; do sleep 0.05; done",
-        finish: "psql -h $PWD -U postgres -At -c 'select count(*), md5(string_agg(m, chr(32) order by n)) from t; insert into t values (0, 0); select min(n) from t' > answer; kill -INT $(head -1 data/postmaster.pid)",
-        outputs: &["answer"],
-        says_the_same: false,
-        ..PLAIN
-    },
-    Program {
         name: "ssh-agent",
         needs: &["ssh-agent", "ssh-keygen", "ssh-add"],
         prepare: "for t in ed25519 rsa ecdsa; do ssh-keygen -q -t $t -N '' -f key-$t; done",
