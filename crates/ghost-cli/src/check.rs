@@ -13,6 +13,9 @@ pub fn run(cli: &Cli, pid: Option<i32>) -> Result<ExitCode, Fail> {
             println!("{}", serde_json::json!({"pid": pid, "can_travel": true}));
         } else if !cli.quiet {
             println!("pid {pid} and everything below it can travel");
+            println!(
+                "not known before the checkpoint asks the process: session keyrings, Landlock domains, semaphore undo values"
+            );
         }
         return Ok(ExitCode::SUCCESS);
     }

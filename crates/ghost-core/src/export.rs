@@ -181,6 +181,7 @@ impl Exporting {
             return Err(Error::Refused { action, blockers });
         }
         accepted.extend(more);
+        let notes = answers.processes.iter_mut().flat_map(|p| std::mem::take(&mut p.notes)).collect();
         report.stage("ask");
         crate::failpoint::hit("export.asked").map_err(fail)?;
         let mut cx = ExportCx {
@@ -193,7 +194,7 @@ impl Exporting {
             shmems: Ids::default(),
             sysv: Ids::default(),
             pages: Vec::new(),
-            notes: Vec::new(),
+            notes,
         };
         for kind in KINDS {
             (kind.export)(&mut cx).map_err(fail)?;

@@ -11,9 +11,10 @@
 
 use crate::error::{Blocker, Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
-use crate::kinds::keyring;
 use crate::kinds::memory::ask;
+use crate::kinds::{keyring, landlock, semaphore};
 use crate::view::{ProcessView, ThreadView, TreeView};
+use ghost_image::record as rec;
 use ghost_sys::proc::{self, PosixTimer};
 use ghost_sys::ptrace::{self, NT_PRSTATUS, Stopped};
 use ghost_sys::remote::{Arg, Batch, DataRef, Memory, Outcome, Puppet, RemoteAddr, Slot};
@@ -84,6 +85,8 @@ pub struct ProcessAnswers {
     pub memory: ask::MemoryAnswers,
     /// What only the process could tell that it cannot take along.
     pub blockers: Vec<Blocker>,
+    /// What it may lose.
+    pub notes: Vec<rec::Note>,
     /// Children whose stop (false) or continuation (true) the process has not waited for yet.
     pub child_reports: Vec<(Pid, bool)>,
 }
@@ -110,9 +113,11 @@ pub struct ThreadAnswers {
     pub signal_mask: u64,
     /// Serial number of its session keyring, 0 for none.
     pub session_keyring: i32,
+    /// Whether it is in a Landlock domain.
+    pub landlock: landlock::Look,
     /// Alternate signal stack: address, flags, size.
     pub alt_stack: (u64, u32, u64),
-    /// Its NUMA policy as [`rec::Thread`](ghost_image::record::Thread) has it; empty for the default.
+    /// Its NUMA policy as [`rec::Thread`] has it; empty for the default.
     pub mempolicy: Vec<u8>,
     /// Where the kernel writes a zero at its end.
     pub clear_child_tid: u64,
@@ -142,9 +147,11 @@ impl Answers {
             children.entry(process.stat.ppid).or_default().push(process.pid);
         }
         let by_pid: HashMap<Pid, &FrozenProcess> = frozen.processes.iter().map(|p| (p.pid, p)).collect();
+        let (mut witnesses, sets) = (landlock::Witnesses::new(), semaphore::Sets::of_host());
         let processes = view.processes.iter().map(|process| match by_pid.get(&process.pid) {
             Some(frozen) if !frozen.threads.is_empty() => {
-                ask_process(process, frozen, children.get(&process.pid).map_or(&[], Vec::as_slice))
+                let living = children.get(&process.pid).map_or(&[][..], Vec::as_slice);
+                ask_process(process, frozen, living, &mut witnesses, &sets)
             }
             _ => Ok(ProcessAnswers {
                 threads: vec![ThreadAnswers::default(); process.threads.len()],
@@ -159,6 +166,8 @@ fn ask_process(
     process: &ProcessView,
     frozen: &FrozenProcess,
     living_children: &[Pid],
+    witnesses: &mut landlock::Witnesses,
+    sets: &semaphore::Sets,
 ) -> Result<ProcessAnswers, KindError> {
     let pid = process.pid;
     let by_tid: HashMap<Pid, &FrozenThread> = frozen.threads.iter().map(|t| (t.stopped.tid(), t)).collect();
@@ -184,7 +193,8 @@ fn ask_process(
     }
     // All threads are asked the same, the first also for the process.
     let mut batch = Batch::new();
-    let questions = ThreadQuestions::queue(&mut batch);
+    let witness = visits.first().and_then(|&(nth, _)| witnesses.of(&process.threads[nth].status));
+    let questions = ThreadQuestions::queue(&mut batch, witness);
     let mut first = batch.clone();
     let of_process = ProcessQuestions::queue(&mut first, &timers, living_children);
     let of_memory = ask::MemoryQuestions::queue(&mut first, &process.smaps);
@@ -208,6 +218,8 @@ fn ask_process(
     if let Some((_, first)) = visits.first() {
         answers.blockers.extend(keyring::check(process, &answers.threads, first, &mut puppet)?);
     }
+    answers.blockers.extend(semaphore::check(process, &visits, &mut puppet, sets, &mut answers.notes)?);
+    answers.blockers.extend(landlock::check(process, &answers.threads, &visits, &mut puppet, witnesses)?);
     puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;
     Ok(answers)
 }
@@ -259,11 +271,12 @@ struct ThreadQuestions {
     cpuid: Slot,
     mce_kill: Slot,
     keyring: Slot,
+    landlock: Option<Slot>,
     speculation: [Slot; SPECULATION_SWITCHES as usize],
 }
 
 impl ThreadQuestions {
-    fn queue(batch: &mut Batch) -> Self {
+    fn queue(batch: &mut Batch, witness: Option<Pid>) -> Self {
         let alt_stack = batch.room(24);
         batch.call("sigaltstack", nr::SIGALTSTACK, &[0.into(), alt_stack.into()]);
         let address = batch.room(8);
@@ -283,6 +296,7 @@ impl ThreadQuestions {
             cpuid: batch.try_call("ARCH_GET_CPUID", nr::ARCH_PRCTL, &[ARCH_GET_CPUID.into()]),
             mce_kill: prctl(batch, "PR_MCE_KILL_GET", PR_MCE_KILL_GET, &[]),
             keyring: keyring::ask(batch),
+            landlock: landlock::ask(batch, witness),
             speculation: std::array::from_fn(|which| {
                 prctl(batch, "PR_GET_SPECULATION_CTRL", PR_GET_SPECULATION_CTRL, &[which.into()])
             }),
@@ -304,6 +318,7 @@ impl ThreadQuestions {
             cpuid: number(self.cpuid).map(|v| v != 0),
             mce_kill: number(self.mce_kill),
             session_keyring: keyring::answer(outcome, self.keyring),
+            landlock: landlock::answer(outcome, self.landlock),
             speculation: self.speculation.map(number),
             ..ThreadAnswers::default()
         }

@@ -22,6 +22,7 @@ pub mod file;
 mod inject;
 pub mod kcmp;
 pub mod keyring;
+pub mod landlock;
 pub mod message;
 pub mod mortal;
 pub mod namespace;
@@ -42,6 +43,7 @@ pub mod signal;
 pub mod sock;
 pub mod sock_diag;
 pub mod sockopt;
+pub mod sysv;
 pub mod tty;
 
 pub use errno::Errno;

@@ -47,6 +47,9 @@ numbers! {
     BRK = SYS_brk;
     PRCTL = SYS_prctl;
     KEYCTL = SYS_keyctl;
+    KCMP = SYS_kcmp;
+    SEMCTL = SYS_semctl;
+    SEMOP = SYS_semop;
     CLONE = SYS_clone;
     CLONE3 = SYS_clone3;
     EXIT = SYS_exit;

@@ -204,6 +204,11 @@ impl Case {
         self.victim.value("refuse").unwrap_or("")
     }
 
+    /// Whether its refusal only shows once the process is asked.
+    pub fn is_asked(&self) -> bool {
+        self.victim.has("asked")
+    }
+
     /// A TCP port of 127.0.0.1 that is free now.
     pub fn port(&self) -> Result<u16, String> {
         let l = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());

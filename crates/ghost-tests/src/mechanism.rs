@@ -145,7 +145,8 @@ impl Mechanism {
             }
             Refuse => {
                 let kind = case.refused_kind().to_owned();
-                for args in [vec!["check", &pid], vec!["checkpoint", &pid, "-o", &file]] {
+                let commands = [vec!["check", &pid], vec!["checkpoint", &pid, "-o", &file]];
+                for args in commands.into_iter().skip(case.is_asked().into()) {
                     let done = case.ghost_expect(3, &args)?;
                     if !(done.stdout + &done.stderr).to_lowercase().contains(&kind.to_lowercase()) {
                         return Err(format!("`ghost {}` refuses, but does not name `{kind}`", args.join(" ")));

@@ -32,6 +32,8 @@ pub enum Flag {
     NoDup(&'static str),
     /// Must be refused, naming this kind; the victim must not be harmed.
     Refuse(&'static str),
+    /// The refusal needs the process to be asked: `ghost check`, which touches nothing, does not know of it.
+    Asked,
     /// A stop and continue by signal is visible to this program (it watches its children's stops, or EINTR).
     NoStop,
     /// Standard input, output and error are to be a terminal whose master the runner holds; a restart is given it, too.

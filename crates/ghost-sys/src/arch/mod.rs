@@ -1,6 +1,6 @@
 //! All that depends on the processor. A port provides what `x86_64.rs` provides; docs/porting.md says what each must do:
 //!
-//! - code for other processes: `exec_code`, `slot`, `slot_map`, `stub_code`, and the constants `RECORD_LEN`, `RECORD_STORE`, `RECORD_END`,
+//! - code for other processes: `exec_code`, `slot`, `slot_map`, `stub_code`, `EXIT`, and the constants `RECORD_LEN`, `RECORD_STORE`, `RECORD_END`,
 //!   `RECORD_RESULTS`;
 //! - registers: `is_native`, `instruction_pointer`, `set_instruction_pointer`, `return_value`, `call_registers`, `exec_registers`,
 //!   `set_scratch`, `slot_result`, `is_after_trap`;

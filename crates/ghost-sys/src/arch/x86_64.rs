@@ -374,6 +374,9 @@ pub struct StubCode {
     pub exec: u64,
 }
 
+/// Code that ends the process with status 0: `xor edi, edi; mov eax, 231; syscall`.
+pub const EXIT: &[u8] = &[0x31, 0xff, 0xb8, 231, 0, 0, 0, 0x0f, 0x05];
+
 /// The code of a stub.
 pub fn stub_code() -> StubCode {
     // int3; jmp -3

@@ -11,5 +11,6 @@ mod wait;
 
 pub use batch::{Arg, Batch, Call, DataRef, Executor, Label, Outcome, RemoteError, Slot};
 pub use memory::{Memory, RemoteAddr};
+pub(crate) use process::ending_program;
 pub use puppet::{Entered, Puppet};
 pub use stub::{ForkOptions, Stub, StubLayout, THREAD_ROOM};

@@ -45,6 +45,11 @@ impl StubPlaces {
 /// A static program of one page of code and `data_len` bytes of zeroes behind it, linked to run at `layout`.
 pub(super) fn image(layout: StubLayout) -> Vec<u8> {
     let code = arch::stub_code();
+    elf(layout, &code.bytes, code.trap)
+}
+
+/// The same of any code, which begins at this offset.
+fn elf(layout: StubLayout, code: &[u8], entry: u64) -> Vec<u8> {
     let base = layout.base.0;
     let mut out = Vec::with_capacity(PAGE);
     let put = |out: &mut Vec<u8>, value: u64, len: usize| out.extend_from_slice(&value.to_le_bytes()[..len]);
@@ -53,7 +58,7 @@ pub(super) fn image(layout: StubLayout) -> Vec<u8> {
     put(&mut out, exec, 2);
     put(&mut out, arch::ELF_MACHINE.into(), 2);
     put(&mut out, version, 4);
-    put(&mut out, base + CODE_AT as u64 + code.trap, 8);
+    put(&mut out, base + CODE_AT as u64 + entry, 8);
     put(&mut out, EHDR as u64, 8);
     put(&mut out, 0, 8);
     put(&mut out, 0, 4);
@@ -61,7 +66,7 @@ pub(super) fn image(layout: StubLayout) -> Vec<u8> {
         put(&mut out, half as u64, 2);
     }
     let (load, gnu_stack) = (1, 0x6474_e551);
-    let total = (CODE_AT + code.bytes.len()) as u64;
+    let total = (CODE_AT + code.len()) as u64;
     let (readable, writable, executable) = (4, 2, 1);
     for (kind, flags, addr, filesz, memsz) in [
         (load, readable | executable, base, total, total),
@@ -75,12 +80,21 @@ pub(super) fn image(layout: StubLayout) -> Vec<u8> {
         }
     }
     out.resize(CODE_AT, 0);
-    out.extend_from_slice(&code.bytes);
+    out.extend_from_slice(code);
     out
+}
+
+/// A program that ends as soon as it begins, to be executed by its descriptor.
+pub(crate) fn ending_program() -> SysResult<OwnedFd> {
+    executable(&elf(StubLayout { base: RemoteAddr(0x40_0000), data_len: PAGE as u64 }, arch::EXIT, 0))
 }
 
 /// A descriptor from which the image can be executed: nobody holds it open for writing.
 fn image_file(layout: StubLayout) -> SysResult<OwnedFd> {
+    executable(&image(layout))
+}
+
+fn executable(image: &[u8]) -> SysResult<OwnedFd> {
     const MFD_EXEC: u32 = 0x10;
     let create = |flags: u32| {
         // SAFETY: a constant string; the result is a new descriptor that nobody else owns.
@@ -89,7 +103,7 @@ fn image_file(layout: StubLayout) -> SysResult<OwnedFd> {
     };
     // Before Linux 6.3 there is no such flag, and no need of it.
     let mut file = create(libc::MFD_CLOEXEC | MFD_EXEC).or_else(|_| create(libc::MFD_CLOEXEC))?;
-    file.write_all(&image(layout))?;
+    file.write_all(image)?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(std::fs::File::open(path)?.into())
 }

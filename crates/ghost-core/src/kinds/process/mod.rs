@@ -10,10 +10,9 @@ pub mod cred;
 pub mod fs;
 pub mod limits;
 
-use crate::error::{Blocker, Context, KindError};
+use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
-use crate::view::TreeView;
 use ghost_image::record as rec;
 use ghost_sys::proc::{self, ProcDir, ProcResult};
 use ghost_sys::remote::Batch;
@@ -30,12 +29,6 @@ const ARCH_REQ_XCOMP_PERM: i32 = 0x1023;
 const XFEATURE_XTILE_DATA: u32 = 18;
 /// The login uid of a process that nobody logged in for.
 const NO_LOGIN: u32 = u32::MAX;
-
-/// Nothing here keeps a process from travelling.
-///
-/// Undo lists of System V semaphores are not seen: kcmp(2) tells that a process has one, but every process that has ever made
-/// a thread (CLONE_SYSVSEM) has, nearly always empty.
-pub fn check(_view: &TreeView, _out: &mut Vec<Blocker>) {}
 
 /// Adds the attributes to the process records and writes the directories.
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {

@@ -1,6 +1,6 @@
 //! Kernel objects that do not travel in this stage: each is refused by name, and works on as before.
-use crate::kit::{Errno, fails, fd, mem, row, same, same_bytes, task, truth};
-use crate::{Flag, Victim};
+use crate::kit::{Errno, Res, fails, fd, mem, row, same, same_bytes, task, truth};
+use crate::{Ctx, Flag, Victim, raw};
 
 /// bpf(2).
 fn bpf(cmd: i64, attr: &mut [u64; 16]) -> Result<i64, Errno> {
@@ -12,9 +12,48 @@ const fn two(low: u32, high: u32) -> u64 {
     low as u64 | (high as u64) << 32
 }
 
+/// A ruleset that handles the opening of files for writing, and so forbids it where no rule allows it.
+fn writing_ruleset() -> Result<i64, Errno> {
+    const WRITE_FILE: u64 = 2;
+    let mut attr = [WRITE_FILE];
+    fd::raw_ref("landlock_create_ruleset", libc::SYS_landlock_create_ruleset, [0, 8, 0, 0, 0, 0], 0, &mut attr)
+}
+
+/// A file that everybody may write.
+fn for_everybody(path: String) -> Res<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let made = std::fs::File::create(&path);
+    let done = made.and_then(|_| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)));
+    done.map_err(|e| e.to_string()).map(|()| path)
+}
+
+/// A child of this user in a domain. A child, since the root must be able to write its verdict.
+fn landlocked_child(s: &mut Ctx, uid: i64) -> Res {
+    let Ok(f) = writing_ruleset() else { s.skip("no landlock") };
+    task::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)?;
+    let path = for_everybody(s.path("status"))?;
+    let status = fd::open(&path, libc::O_WRONLY)?;
+    s.spawn(|c| {
+        crate::kit::run(c, |c| {
+            c.ready();
+            fd::raw("setresgid", libc::SYS_setresgid, [uid, uid, uid, 0, 0, 0])?;
+            fd::raw("setresuid", libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0])?;
+            fd::raw("landlock_restrict_self", libc::SYS_landlock_restrict_self, [f, 0, 0, 0, 0, 0])?;
+            fd::close(f as i32)?;
+            fd::write_full(status, b"x")?;
+            c.await_go();
+            fails("opening for writing", libc::EACCES, fd::open(&path, libc::O_WRONLY))
+        });
+    });
+    fd::close(f as i32)?;
+    s.until("the child is in its domain", || fd::readable_file(&s.path("status")));
+    s.wait();
+    Ok(())
+}
+
 pub(super) const VICTIMS: &[Victim] = &[
     // ---- System V and POSIX IPC -----------------------------------------------------------------------------
-    row!("sysv-sem-undo", [Flag::Refuse("sysv sem")], |s| {
+    row!("sysv-sem-undo", [Flag::Refuse("sysv sem"), Flag::Asked], |s| {
         let Ok(id) = fd::raw("semget", libc::SYS_semget, [0, 1, 0o600 | 0o1000, 0, 0, 0]) else {
             s.skip("no System V semaphores")
         };
@@ -25,6 +64,48 @@ pub(super) const VICTIMS: &[Victim] = &[
         let value = fd::raw("semctl", libc::SYS_semctl, [id, 0, GETVAL, 0, 0, 0]);
         fd::raw("semctl", libc::SYS_semctl, [id, 0, libc::IPC_RMID.into(), 0, 0, 0])?;
         same("value", 3, value?)?;
+    }),
+    row!("sysv-sem-lock-of-thread", [Flag::Refuse("sysv sem"), Flag::Asked], |s| {
+        // Taken by a thread in a list of its own, and the kernel names another process as the last that operated on the set.
+        let Ok(id) = fd::raw("semget", libc::SYS_semget, [0, 2, 0o600 | 0o1000, 0, 0, 0]) else {
+            s.skip("no System V semaphores")
+        };
+        let operate = move |number, op, flags| {
+            let mut op = libc::sembuf { sem_num: number, sem_op: op, sem_flg: flags };
+            fd::raw_ref("semop", libc::SYS_semop, [id, 0, 1, 0, 0, 0], 1, &mut op)
+        };
+        operate(1, 2, 0)?;
+        let team = s.team(1, move |_, t| {
+            raw!(libc::SYS_unshare, libc::CLONE_SYSVSEM).unwrap();
+            operate(1, -1, libc::SEM_UNDO as i16).unwrap();
+            t.wait();
+        });
+        task::in_child("another", || Ok(operate(1, 1, 0).map(drop)?))?;
+        s.wait();
+        let value = || fd::raw("semctl", libc::SYS_semctl, [id, 1, libc::GETVAL.into(), 0, 0, 0]);
+        let before = value();
+        s.gather(team);
+        let after = value();
+        fd::raw("semctl", libc::SYS_semctl, [id, 0, libc::IPC_RMID.into(), 0, 0, 0])?;
+        same("value before and after the end of the thread", (2, 3), (before?, after?))?;
+    }),
+    row!("sysv-sem-given-back", [Flag::NoDup("the first to end would remove the set")], |s| {
+        // Taken and given back: nothing is left to be undone, so it travels, and the values stay as they are.
+        let Ok(id) = fd::raw("semget", libc::SYS_semget, [0, 3, 0o600 | 0o1000, 0, 0, 0]) else {
+            s.skip("no System V semaphores")
+        };
+        for (number, value) in [(0, 0), (1, 5), (2, 30000)] {
+            fd::raw("semctl", libc::SYS_semctl, [id, number, libc::SETVAL.into(), value, 0, 0])?;
+            for op in [3, -3] {
+                let mut op = libc::sembuf { sem_num: number as u16, sem_op: op, sem_flg: libc::SEM_UNDO as i16 };
+                fd::raw_ref("semop", libc::SYS_semop, [id, 0, 1, 0, 0, 0], 1, &mut op)?;
+            }
+        }
+        s.wait();
+        let values =
+            [0, 1, 2].map(|number| fd::raw("semctl", libc::SYS_semctl, [id, number, libc::GETVAL.into(), 0, 0, 0]));
+        fd::raw("semctl", libc::SYS_semctl, [id, 0, libc::IPC_RMID.into(), 0, 0, 0])?;
+        same("values", [Ok(0), Ok(5), Ok(30000)], values)?;
     }),
     row!("sysv-msg-stays", [Flag::NoDup("both copies would take the message")], |s| {
         // No process holds a queue: it stays in the kernel, so this one is not refused, and its number stays good.
@@ -221,7 +302,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         same("seccomp mode", "2", crate::proc::status("Seccomp").trim())?;
     }),
     // ---- security -------------------------------------------------------------------------------------------
-    row!("keyring", [Flag::Refuse("keyring")], |s| {
+    row!("keyring", [Flag::Refuse("keyring"), Flag::Asked], |s| {
         const JOIN_SESSION_KEYRING: i64 = 1;
         const SESSION: i64 = -3;
         const READ: i64 = 11;
@@ -236,30 +317,29 @@ pub(super) const VICTIMS: &[Victim] = &[
         let n = fd::raw("keyctl", libc::SYS_keyctl, [READ, key, buf.as_mut_ptr() as i64, 20, 0, 0])?;
         same_bytes("key of the session keyring", b"secret", &buf[..n as usize])?;
     }),
-    row!("landlock-domain", [Flag::Refuse("landlock")], |s| {
-        const WRITE_FILE: u64 = 2;
-        let mut attr = [WRITE_FILE]; // what is handled, so what is forbidden without a rule
-        let Ok(f) =
-            fd::raw_ref("landlock_create_ruleset", libc::SYS_landlock_create_ruleset, [0, 8, 0, 0, 0, 0], 0, &mut attr)
-        else {
-            s.skip("no landlock")
-        };
-        task::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)?;
-        let status = std::fs::File::create(s.path("status")).map_err(|e| e.to_string())?;
-        // In a child: the root must be able to write its verdict.
-        s.spawn(|c| {
-            crate::kit::run(c, |c| {
-                c.ready();
-                fd::raw("landlock_restrict_self", libc::SYS_landlock_restrict_self, [f, 0, 0, 0, 0, 0])?;
-                fd::close(f as i32)?;
-                fd::write_full(std::os::fd::AsRawFd::as_raw_fd(&status), b"x")?;
-                c.await_go();
-                fails("opening for writing", libc::EACCES, fd::open(c.path("status"), libc::O_WRONLY))
-            });
+    row!("landlock-domain", [Flag::Refuse("landlock"), Flag::Asked], |s| {
+        landlocked_child(s, 0)?;
+    }),
+    row!("landlock-domain-of-user", [Flag::Refuse("landlock"), Flag::Asked], |s| {
+        landlocked_child(s, 65534)?;
+    }),
+    row!("landlock-domain-of-thread", [Flag::Refuse("landlock"), Flag::Asked], |s| {
+        // Only one thread is in a domain, and it is another user than the others.
+        let Ok(f) = writing_ruleset() else { s.skip("no landlock") };
+        let path = for_everybody(s.path("status"))?;
+        let team = s.team(2, move |i, t| {
+            if i == 0 {
+                raw!(libc::SYS_setresuid, 65534, 65534, 65534).unwrap();
+                raw!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).unwrap();
+                raw!(libc::SYS_landlock_restrict_self, f, 0).unwrap();
+                // Left open it would be refused for its own sake.
+                raw!(libc::SYS_close, f).unwrap();
+            }
+            t.wait();
+            t.eq("it may write", i != 0, fd::open(&path, libc::O_WRONLY).and_then(fd::close).is_ok());
         });
-        fd::close(f as i32)?;
-        s.until("the child is in its domain", || fd::readable_file(&s.path("status")));
         s.wait();
+        s.gather(team);
     }),
     row!("landlock-ruleset", [Flag::Refuse("landlock")], |s| {
         let mut attr = [2u64];
