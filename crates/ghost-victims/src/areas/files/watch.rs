@@ -386,6 +386,34 @@ pub(super) const VICTIMS: &[Victim] = &[
         touch(&s.path("d/fourth"))?;
         same("one more", vec![(w, libc::IN_CREATE, "fourth".to_owned())], heard(f)?)?;
     }),
+    row!("inotify-read-late", [SHARED], |s| {
+        // Half of the time an event waits: a moment when none does must be found.
+        let f = inotify(libc::IN_NONBLOCK)?;
+        mkdir(&s.path("d"))?;
+        let w = watch(f, &s.path("d"), libc::IN_CREATE)?;
+        let (mut made, mut read) = (Vec::new(), Vec::new());
+        let mut next = crate::sys::now_ns();
+        let (dir, mut failed) = (s.path("d"), Ok(()));
+        s.wait_with(|| {
+            let now = crate::sys::now_ns();
+            if made.len() > read.len() && now > next - 100_000_000 {
+                match heard(f) {
+                    Ok(events) => read.extend(events),
+                    Err(e) => failed = Err(e),
+                }
+            } else if made.len() == read.len() && now > next {
+                let name = format!("{}", made.len());
+                failed = std::mem::replace(&mut failed, Ok(())).and_then(|()| touch(&format!("{dir}/{name}")));
+                made.push((w, libc::IN_CREATE, name));
+                next = now + 200_000_000;
+            }
+        });
+        failed?;
+        if made.len() > read.len() {
+            read.extend(heard(f)?);
+        }
+        same("events", made, read)?;
+    }),
     row!("inotify-renamed", [SHARED], |s| {
         let f = inotify(libc::IN_NONBLOCK)?;
         mkdir(&s.path("d"))?;
