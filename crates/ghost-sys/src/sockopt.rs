@@ -104,6 +104,12 @@ pub fn outgoing_bytes(socket: BorrowedFd<'_>) -> Result<usize> {
     bytes(socket, libc::TIOCOUTQ)
 }
 
+/// Whether the next byte is the urgent one, of TCP and of a unix stream socket (`SIOCATMARK`).
+pub fn at_mark(socket: BorrowedFd<'_>) -> Result<bool> {
+    const SIOCATMARK: libc::Ioctl = 0x8905;
+    bytes(socket, SIOCATMARK).map(|n| n != 0)
+}
+
 fn bytes(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Result<usize> {
     let mut n = 0_i32;
     // SAFETY: the kernel writes one int, which outlives the call.

@@ -10,6 +10,7 @@
 pub mod inet;
 pub mod options;
 pub mod unix;
+mod urgent;
 
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;

@@ -7,9 +7,10 @@
 //! processes is made as it was: one listens, the other connects.
 //!
 //! A socket file is made anew where the old one was; one that belongs to somebody else is left alone and is an error.
-//! Refused: an end that is outside of the tree, data on a connection that nobody has accepted yet.
+//! Refused: an end that is outside of the tree; data on a connection that nobody has accepted yet, which lie in a socket that no
+//! descriptor leads to: only `accept(2)` would make one, and nothing puts the connection back after that.
 
-use super::{AF_UNIX, SOCKET, all, facts, on, options, peer_cred, poll, sort};
+use super::{AF_UNIX, SOCKET, all, facts, on, options, peer_cred, poll, sort, urgent};
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
@@ -174,12 +175,8 @@ pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
             ),
         ));
     }
-    if poll(fd.ours.as_fd()).contains(PollFlags::PRI) {
-        return Some(Refusal::new(
-            "unix",
-            "an urgent byte (MSG_OOB) waits to be read",
-            "checkpoint again once the program has read it",
-        ));
+    if let Some(refusal) = urgent::check(fd) {
+        return Some(refusal);
     }
     if let Some(name) = socket.name.as_ref().filter(|n| !n.starts_with(b"/") && !n.starts_with(&[0])) {
         let name = name.split(|b| *b == 0).next().unwrap_or_default();
@@ -262,6 +259,9 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView, socket: &mut rec::Socket) -> R
             file_ids,
             cred: message.credentials.map(|c| rec::PeerCred { pid: c.pid, uid: c.uid, gid: c.gid, groups: Vec::new() }),
         });
+    }
+    if urgent::waits(ours) {
+        urgent::export(ours, socket)?;
     }
     Ok(())
 }
@@ -720,7 +720,9 @@ fn fill_one(cx: &mut ImportCx<'_>, later: &Later, file: &rec::File, socket: &rec
                 && rustix::process::test_kill_process(rustix::process::Pid::from_raw(w.pid).expect("not 0")).is_ok()
         });
         let who = who.filter(|_| exists);
-        send(sender.as_fd(), &message.data, &to, &fds, who)?;
+        for (data, flags) in urgent::parts(socket, message) {
+            send(sender.as_fd(), data, &to, &fds, who, flags)?;
+        }
     }
     Ok(())
 }
@@ -759,13 +761,14 @@ fn send(
     to: &[u8],
     fds: &[BorrowedFd<'_>],
     who: Option<Credentials>,
+    flags: i32,
 ) -> Result<(), KindError> {
     let before = sockopt::get_i32(from, SOCKET, SO_SNDBUF).step("reading SO_SNDBUF")?;
     let mut sent = 0;
     let mut widened = false;
     let done = loop {
         let fds = if sent == 0 { fds } else { &[] };
-        match message::send(from, &data[sent..], to, fds, who, DONTWAIT) {
+        match message::send(from, &data[sent..], to, fds, who, flags | DONTWAIT) {
             Ok(n) => {
                 sent += n;
                 if sent >= data.len() {

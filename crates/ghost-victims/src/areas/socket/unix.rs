@@ -148,6 +148,59 @@ pub(super) const VICTIMS: &[Victim] = &[
         same_bytes("urgent byte", b"!", &sock::recv(b, 1, libc::MSG_OOB)?.data)?;
         same_bytes("data before it", b"before", &fd::read(b, 100)?)?;
     }),
+    row!("pair-out-of-band-places", |s| {
+        // The byte before, between and after others, alone, in line with them, and the second of two.
+        let oob = |f: i32, b: &[u8]| {
+            fd::raw(
+                "sendto",
+                libc::SYS_sendto,
+                [f.into(), b.as_ptr() as i64, b.len() as i64, libc::MSG_OOB.into(), 0, 0],
+            )
+        };
+        let mut all = Vec::new();
+        for (nth, parts) in
+            [&["<!", "after"][..], &["before", "<!"], &["<!"], &["<old", "<new", "after"], &["a", "<!", "b"]]
+                .iter()
+                .enumerate()
+        {
+            let (a, b) = sock::pair(SOCK_STREAM | libc::SOCK_NONBLOCK)?;
+            sock::set(b, SOL_SOCKET, libc::SO_OOBINLINE, i32::from(nth == 4))?;
+            for part in *parts {
+                match part.strip_prefix('<') {
+                    Some(part) if oob(a, part.as_bytes()).is_err() => s.skip("no MSG_OOB on unix sockets"),
+                    Some(_) => {}
+                    None => fd::write_full(a, part.as_bytes())?,
+                }
+            }
+            all.push((a, b));
+        }
+        let told = |b: i32| {
+            let mut mark = 0;
+            fd::raw_ref("SIOCATMARK", libc::SYS_ioctl, [b.into(), 0x8905, 0, 0, 0, 0], 2, &mut mark)?;
+            Ok::<_, String>((fd::poll_now(b, libc::POLLIN | libc::POLLPRI)?, mark, fd::readable(b)?))
+        };
+        let before: Vec<_> = all.iter().map(|p| told(p.1)).collect::<Result<_, _>>()?;
+        s.wait();
+        for (&(_, b), before) in all.iter().zip(before) {
+            same("poll, mark and length", before, told(b)?)?;
+        }
+        let byte = |nth: usize| sock::recv(all[nth].1, 1, libc::MSG_OOB).map(|m| m.data);
+        let read = |nth: usize| fd::read(all[nth].1, 100);
+        same_bytes("first", b"!", &byte(0)?)?;
+        same_bytes("after it", b"after", &read(0)?)?;
+        same_bytes("before the last", b"before", &read(1)?)?;
+        same_bytes("last", b"!", &byte(1)?)?;
+        same_bytes("alone", b"!", &byte(2)?)?;
+        same_bytes("up to the second", b"oldne", &read(3)?)?;
+        same_bytes("the second", b"w", &byte(3)?)?;
+        same_bytes("after the second", b"after", &read(3)?)?;
+        same_bytes("up to the one in line", b"a", &read(4)?)?;
+        same_bytes("in line", b"!b", &read(4)?)?;
+        for (a, b) in all {
+            fd::write_full(a, b"more")?;
+            same_bytes("more", b"more", &fd::read(b, 100)?)?;
+        }
+    }),
     row!("pair-peek-offset", |s| {
         let (a, b) = sock::pair(SOCK_STREAM)?;
         fd::write_full(a, b"0123456789")?;
