@@ -1,7 +1,7 @@
 //! Any bytes as the head of a page section: refused, or runs whose places add up and whose pages come back.
 #![no_main]
 
-use ghost_fuzz::common::{Whole, header, slice, stream};
+use ghost_fuzz::common::{Whole, header, placed, slice, stream};
 use ghost_image::ImageWriter;
 use ghost_image::pages::{check_head, placed_runs};
 use ghost_image::prost::Message;
@@ -56,4 +56,5 @@ fuzz_target!(|data: &[u8]| {
     let expected = [Whole::Pages(head, bytes)];
     assert_eq!(stream(&ghost, 5000).expect("a sound ghost"), expected);
     assert_eq!(slice(&ghost).expect("a sound ghost"), expected);
+    assert_eq!(placed(&ghost).expect("a sound ghost"), expected);
 });

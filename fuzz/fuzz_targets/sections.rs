@@ -1,7 +1,7 @@
 //! Any bytes as a whole ghost, as they are or with their checksums repaired: every reader says the same.
 #![no_main]
 
-use ghost_fuzz::common::{indexed, repair::repair, slice, stream};
+use ghost_fuzz::common::{indexed, placed, repair::repair, slice, stream};
 use ghost_image::verify;
 use libfuzzer_sys::fuzz_target;
 
@@ -13,11 +13,17 @@ fuzz_target!(|data: &[u8]| {
     }
     let step = 1 + usize::from(mode >> 1) * 64;
     let (streamed, sliced) = (stream(&ghost, step), slice(&ghost));
+    let by_offset = placed(&ghost);
     let checked = verify(&ghost[..]);
     match (&streamed, &sliced) {
         (Ok(streamed), Ok(sliced)) => assert_eq!(streamed, sliced),
         (Err(_), Err(_)) => {}
         _ => panic!("stream {streamed:?}, slice {sliced:?}"),
+    }
+    match (&by_offset, &sliced) {
+        (Ok(by_offset), Ok(sliced)) => assert_eq!(by_offset, sliced),
+        (Err(_), Err(_)) => {}
+        _ => panic!("by offset {by_offset:?}, slice {sliced:?}"),
     }
     // What verifies is read by all, through the index too, and nothing but the records can fail otherwise.
     if checked.is_ok() {

@@ -67,6 +67,28 @@ pub fn data_checksum(data: &[&[u8]]) -> u64 {
     hash.digest()
 }
 
+/// The same, of data that comes in parts.
+#[derive(Clone, Default)]
+pub struct DataSum(Xxh3);
+
+impl DataSum {
+    /// Takes the next part in.
+    pub fn add(&mut self, part: &[u8]) {
+        self.0.update(part);
+    }
+
+    /// The checksum of all parts so far.
+    pub fn value(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+impl std::fmt::Debug for DataSum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DataSum({:016x})", self.value())
+    }
+}
+
 /// Decodes the message of a page section and checks it against the length of its data.
 pub(crate) fn decode_head(message: &[u8], data_len: u64, page_size: u32) -> Result<PageHead, Flaw> {
     let head = PageHead::decode(message).map_err(Flaw::Record)?;

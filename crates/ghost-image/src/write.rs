@@ -11,7 +11,7 @@ use crate::header::Header;
 use crate::index::{CommitMark, Entry};
 use crate::pages::{check_head, data_checksum};
 use crate::record::PageHead;
-use crate::section::{Frame, Name, REQUIRED, Tag, padding};
+use crate::section::{FRAME_LEN, Frame, Name, REQUIRED, Tag, padding};
 use crate::walk::Walk;
 
 /// As many slices as one `writev(2)` takes (`IOV_MAX`).
@@ -38,6 +38,53 @@ pub struct Written {
     pub bytes: u64,
     /// The commit mark.
     pub commit: CommitMark,
+}
+
+/// Where a section is in the ghost, and what surrounds its message and data.
+#[derive(Debug)]
+struct SectionPlace {
+    offset: u64,
+    frame: [u8; FRAME_LEN],
+    padding_len: u32,
+    data_offset: u64,
+    trailer: Option<[u8; 8]>,
+}
+
+impl SectionPlace {
+    /// All of the section, in order.
+    fn parts<'a>(&'a self, message: &'a [u8], data: &[&'a [u8]]) -> Vec<IoSlice<'a>> {
+        let mut slices = Vec::with_capacity(data.len() + 4);
+        slices.extend([&self.frame[..], message, &ZEROS[..self.padding_len as usize]].map(IoSlice::new));
+        slices.extend(data.iter().map(|part| IoSlice::new(part)));
+        slices.extend(self.trailer.as_ref().map(|trailer| IoSlice::new(trailer)));
+        slices
+    }
+}
+
+/// A page section that has its place in the ghost and is yet to be written there.
+#[derive(Debug)]
+pub struct Placed {
+    place: SectionPlace,
+    message: Vec<u8>,
+    data_len: u64,
+}
+
+impl Placed {
+    /// Where it begins in the ghost.
+    pub fn offset(&self) -> u64 {
+        self.place.offset
+    }
+
+    /// All of its bytes, in order, around those of its data.
+    ///
+    /// # Panics
+    ///
+    /// If the data has another length than the place was taken for.
+    pub fn parts<'a>(&'a self, data: &[&'a [u8]]) -> Vec<IoSlice<'a>> {
+        let found: u64 = data.iter().map(|part| part.len() as u64).sum();
+        assert_eq!(found, self.data_len, "the data has the length that its place was taken for");
+        self.place.parts(&self.message, data)
+    }
 }
 
 impl<W: Write> ImageWriter<W> {
@@ -87,16 +134,32 @@ impl<W: Write> ImageWriter<W> {
         data: &[&[u8]],
         checksum: Option<u64>,
     ) -> Result<u64, Error> {
-        let name = Name::from(Tag::Pages);
-        let expected = check_head(head, self.walk.page_size).map_err(|flaw| self.unwritable(name, flaw))?;
-        let found = data.iter().map(|part| part.len() as u64).sum();
-        if found != expected {
-            return Err(self.unwritable(name, Flaw::DataLength { found, expected }));
-        }
-        let message = self.encode(Tag::Pages, head)?;
-        let result = self.section(Tag::Pages.number() | REQUIRED, name, &message, data, checksum);
+        let message = self.page_head(head, data.iter().map(|part| part.len() as u64).sum())?;
+        let result = self.section(Tag::Pages.number() | REQUIRED, Tag::Pages.into(), &message, data, checksum);
         self.message = message;
         result
+    }
+
+    /// Gives a page section its place in the ghost and leaves the writing to the caller: for destinations that can be
+    /// written at several places at once. `data_len` and `checksum` ([`data_checksum`]) are those of its data.
+    ///
+    /// The ghost is only one if the caller writes [`Placed::parts`] at [`Placed::offset`] of the destination, and
+    /// moves the destination to [`ImageWriter::offset`] before anything is written by this writer again.
+    pub fn place_pages(&mut self, head: &PageHead, data_len: u64, checksum: u64) -> Result<Placed, Error> {
+        let message = self.page_head(head, data_len)?;
+        let checksum = (data_len != 0).then_some(checksum);
+        let result = self.place(Tag::Pages.number() | REQUIRED, Tag::Pages.into(), &message, data_len, checksum);
+        Ok(Placed { place: result?, message, data_len })
+    }
+
+    /// The message of a page section whose data has this length.
+    fn page_head(&mut self, head: &PageHead, data_len: u64) -> Result<Vec<u8>, Error> {
+        let name = Name::from(Tag::Pages);
+        let expected = check_head(head, self.walk.page_size).map_err(|flaw| self.unwritable(name, flaw))?;
+        if data_len != expected {
+            return Err(self.unwritable(name, Flaw::DataLength { found: data_len, expected }));
+        }
+        self.encode(Tag::Pages, head)
     }
 
     /// Writes a section this crate has no tag for: `word` is its number, with [`REQUIRED`] if a reader that
@@ -143,10 +206,29 @@ impl<W: Write> ImageWriter<W> {
         data: &[&[u8]],
         checksum: Option<u64>,
     ) -> Result<u64, Error> {
+        let data_len = data.iter().map(|part| part.len() as u64).sum();
+        let checksum = (data_len != 0).then(|| checksum.unwrap_or_else(|| data_checksum(data)));
+        let section = self.place(word, name, message, data_len, checksum)?;
+        let mut slices = section.parts(message, data);
+        self.broken = true;
+        let place = Place { offset: section.offset, section: name };
+        write_all(&mut self.destination, &mut slices).map_err(|source| Error::Write { place, source })?;
+        self.broken = false;
+        Ok(section.data_offset)
+    }
+
+    /// Takes a section into the ghost: all but the writing. Data has a checksum, and only data.
+    fn place(
+        &mut self,
+        word: u32,
+        name: Name,
+        message: &[u8],
+        data_len: u64,
+        checksum: Option<u64>,
+    ) -> Result<SectionPlace, Error> {
         if self.broken {
             return Err(self.unwritable(name, Flaw::Broken));
         }
-        let data_len = data.iter().map(|part| part.len() as u64).sum();
         let tag = Tag::from_number(word & !REQUIRED);
         let ours = matches!(tag, Some(Tag::Index | Tag::Commit));
         if data_len > MAX_DATA {
@@ -165,20 +247,9 @@ impl<W: Write> ImageWriter<W> {
         let frame = Frame { word, flags: 0, name, message_len, padding_len, data_len, message_checksum };
         let frame_bytes = frame.encode();
         let head = self.walk.message(&frame, &frame_bytes, message_checksum, message)?;
-        let trailer;
-        let mut slices = Vec::with_capacity(data.len() + 4);
-        slices.extend([&frame_bytes[..], message, &ZEROS[..padding_len as usize]].map(IoSlice::new));
-        if data_len != 0 {
-            let checksum = checksum.unwrap_or_else(|| data_checksum(data));
+        if let Some(checksum) = checksum {
             self.walk.data_checksum(checksum);
-            trailer = checksum.to_le_bytes();
-            slices.extend(data.iter().map(|part| IoSlice::new(part)));
-            slices.push(IoSlice::new(&trailer));
         }
-        self.broken = true;
-        let place = Place { offset, section: name };
-        write_all(&mut self.destination, &mut slices).map_err(|source| Error::Write { place, source })?;
-        self.broken = false;
         if !ours {
             let mut entry = Entry::of_frame(offset, &frame);
             if let Some(head) = &head {
@@ -186,7 +257,9 @@ impl<W: Write> ImageWriter<W> {
             }
             self.index.extend_from_slice(&entry.encode());
         }
-        Ok(offset + frame.data_start())
+        let trailer = checksum.map(u64::to_le_bytes);
+        let data_offset = offset + frame.data_start();
+        Ok(SectionPlace { offset, frame: frame_bytes, padding_len, data_offset, trailer })
     }
 
     fn unwritable(&self, section: Name, flaw: Flaw) -> Error {

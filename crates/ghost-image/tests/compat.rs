@@ -3,7 +3,7 @@
 mod common;
 
 use common::repair::repair;
-use common::{Whole, header, indexed, page, run, slice, small_ghost, stream};
+use common::{Whole, header, indexed, page, placed, run, slice, small_ghost, stream};
 use ghost_image::prost::Message;
 use ghost_image::record::{Host, Mm, PageHead, Process};
 use ghost_image::section::REQUIRED;
@@ -24,6 +24,7 @@ fn the_first_format_is_read() {
 
     let all = stream(FIRST, 4096).unwrap();
     assert_eq!(all, slice(FIRST).unwrap());
+    assert_eq!(all, placed(FIRST).unwrap());
     assert_eq!(all, indexed(FIRST).unwrap());
     let [
         Whole::Record(Tag::Host, host),
@@ -66,6 +67,7 @@ fn refusal(ghost: &[u8]) -> Error {
     let error = verify(ghost).unwrap_err();
     assert_eq!(error.to_string(), stream(ghost, 4096).unwrap_err().to_string());
     assert_eq!(error.to_string(), slice(ghost).unwrap_err().to_string());
+    assert_eq!(error.to_string(), placed(ghost).unwrap_err().to_string());
     error
 }
 

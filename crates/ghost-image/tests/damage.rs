@@ -6,7 +6,7 @@ mod common;
 use std::io::{Cursor, Read};
 
 use common::repair::forge;
-use common::{header, indexed, page, run, slice, small_ghost, stream};
+use common::{header, indexed, page, placed, run, slice, small_ghost, stream};
 use ghost_image::record::{Host, PageHead};
 use ghost_image::{Error, Flaw, ImageReader, ImageWriter, Index, Section, SliceReader, Tag, verify};
 
@@ -16,6 +16,7 @@ fn the_small_ghost_is_sound() {
     let all = stream(&ghost, 4096).unwrap();
     assert_eq!(all.len(), 5);
     assert_eq!(all, slice(&ghost).unwrap());
+    assert_eq!(all, placed(&ghost).unwrap());
     assert_eq!(all, indexed(&ghost).unwrap());
     let counts = verify(&ghost[..]).unwrap();
     assert_eq!((counts.data_pages, counts.zero_pages, counts.skipped), (2, 6, 1));
@@ -33,6 +34,7 @@ fn every_flipped_byte_is_refused() {
                 ("verify", verify(&ghost[..]).map(drop)),
                 ("stream", stream(&ghost, 4096).map(drop)),
                 ("slice", slice(&ghost).map(drop)),
+                ("placed", placed(&ghost).map(drop)),
             ] {
                 let error = result.expect_err(&format!("{reader} took byte {at} flipped by {flip:#x}"));
                 let expected = if at < 8 { "not a ghost" } else { "corrupt ghost" };
@@ -55,6 +57,7 @@ fn every_truncation_is_torn() {
             ("verify", verify(&ghost[..len]).map(drop)),
             ("stream", stream(&ghost[..len], 1000).map(drop)),
             ("slice", slice(&ghost[..len]).map(drop)),
+            ("placed", placed(&ghost[..len]).map(drop)),
             ("index", indexed(&ghost[..len]).map(drop)),
         ] {
             let error = result.expect_err(&format!("{reader} took {len} of {} bytes", ghost.len()));
@@ -82,7 +85,9 @@ fn missing_and_exchanged_sections_are_refused() {
     let without = [&ghost[..host], &ghost[process..]].concat();
     let exchanged = [&ghost[..host], &ghost[process..foreign], &ghost[host..process], &ghost[foreign..]].concat();
     for damaged in [without, exchanged] {
-        for result in [stream(&damaged, 4096), slice(&damaged), verify(&damaged[..]).map(|_| Vec::new())] {
+        for result in
+            [stream(&damaged, 4096), slice(&damaged), placed(&damaged), verify(&damaged[..]).map(|_| Vec::new())]
+        {
             assert!(matches!(result, Err(Error::Corrupt { .. })), "{result:?}");
         }
     }
@@ -104,7 +109,7 @@ fn parts_of_another_ghost_are_refused() {
     let header = [&other[..len], &one[len..]].concat();
     let data = [&one[..at], &other[at..at + 4096 + 8], &one[at + 4096 + 8..]].concat();
     for mixed in [header, data] {
-        for result in [stream(&mixed, 4096), slice(&mixed), verify(&mixed[..]).map(|_| Vec::new())] {
+        for result in [stream(&mixed, 4096), slice(&mixed), placed(&mixed), verify(&mixed[..]).map(|_| Vec::new())] {
             assert!(matches!(result, Err(Error::Corrupt { flaw: Flaw::Commit, .. })), "{result:?}");
         }
     }
@@ -120,7 +125,7 @@ fn an_index_that_lies_is_refused() {
         let mut ghost = sound.clone();
         ghost[at] ^= 1;
         forge(&mut ghost, false);
-        for result in [stream(&ghost, 4096), slice(&ghost), verify(&ghost[..]).map(|_| Vec::new())] {
+        for result in [stream(&ghost, 4096), slice(&ghost), placed(&ghost), verify(&ghost[..]).map(|_| Vec::new())] {
             assert!(matches!(result, Err(Error::Corrupt { flaw: Flaw::Index, .. })), "byte {at}: {result:?}");
         }
     }

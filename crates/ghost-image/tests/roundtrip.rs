@@ -4,7 +4,7 @@ mod common;
 
 use std::io::{self, IoSlice, Read, Write};
 
-use common::{Whole, encoded, indexed, slice, stream};
+use common::{Whole, encoded, indexed, placed, slice, stream};
 use ghost_image::record::{File, Mm, PageHead, PageRun, Path, Pipe, Regular, Vma, file};
 use ghost_image::{Arch, Error, Header, ImageReader, ImageWriter, Section, Tag, pages, verify};
 use proptest::collection::vec;
@@ -141,7 +141,20 @@ fn write(header: &Header, pieces: &[Piece], step: usize) -> Result<(Vec<u8>, Vec
                 let len = pages::check_head(head, header.page_size).unwrap() as usize;
                 let data: Vec<u8> = (0..len).map(|i| (i >> 4) as u8 ^ seed).collect();
                 let (front, back) = data.split_at(cut % (len + 1));
-                let offset = writer.pages(head, &[front, &[], back])?;
+                let offset = if cut % 2 == 0 {
+                    writer.pages(head, &[front, &[], back])?
+                } else {
+                    let placed = writer.place_pages(head, len as u64, pages::data_checksum(&[front, back]))?;
+                    let parts = placed.parts(&[front, &[], back]);
+                    let before = writer.get_mut().inner.len();
+                    assert_eq!(before as u64, placed.offset());
+                    for part in parts {
+                        writer.get_mut().inner.extend_from_slice(&part);
+                    }
+                    let after = writer.get_mut().inner.len();
+                    assert_eq!(after as u64, writer.offset());
+                    (after - len - if len == 0 { 0 } else { 8 }) as u64
+                };
                 assert!(len == 0 || offset % u64::from(header.page_size) == 0);
                 expected.push(Whole::Pages(head.clone(), data));
             }
@@ -165,6 +178,7 @@ proptest! {
         prop_assert_eq!(&Header::read(&mut &bytes[..]).unwrap(), &header);
         prop_assert_eq!(&stream(&bytes, step).unwrap(), &expected);
         prop_assert_eq!(&slice(&bytes).unwrap(), &expected);
+        prop_assert_eq!(&placed(&bytes).unwrap(), &expected);
         prop_assert_eq!(&indexed(&bytes).unwrap(), &expected);
         let counts = verify(Narrow { inner: &bytes[..], step }).unwrap();
         prop_assert_eq!(counts.bytes, bytes.len() as u64);
@@ -192,6 +206,7 @@ proptest! {
     fn arbitrary_bytes_are_refused(bytes in vec(any::<u8>(), 0..600)) {
         prop_assert!(stream(&bytes, 100).is_err());
         prop_assert!(slice(&bytes).is_err());
+        prop_assert!(placed(&bytes).is_err());
         prop_assert!(indexed(&bytes).is_err());
     }
 

@@ -7,7 +7,7 @@ use std::io::Cursor;
 
 use ghost_image::prost::Message;
 use ghost_image::record::{Host, Mm, Note, PageHead, PageRun, Process, Thread, Vma};
-use ghost_image::{Arch, Error, Header, ImageReader, ImageWriter, Index, Section, SliceReader, Tag};
+use ghost_image::{Arch, Error, Header, ImageReader, ImageWriter, Index, PlacedReader, Section, SliceReader, Tag};
 
 /// A section with all it carries, however it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +79,20 @@ pub fn slice(ghost: &[u8]) -> Result<Vec<Whole>, Error> {
         all.push(match section {
             Section::Record(record) => Whole::Record(record.tag, record.bytes.to_vec()),
             Section::Pages(pages) => Whole::Pages(pages.head, pages.data.bytes.to_vec()),
+        });
+    }
+    Ok(all)
+}
+
+/// Reads at offsets, the data of pages by itself.
+pub fn placed(ghost: &[u8]) -> Result<Vec<Whole>, Error> {
+    let mut reader = PlacedReader::open(&ghost)?;
+    let mut buffer = vec![0xee; 10];
+    let mut all = Vec::new();
+    while let Some(section) = reader.next()? {
+        all.push(match section {
+            Section::Record(record) => Whole::Record(record.tag, record.bytes.to_vec()),
+            Section::Pages(pages) => Whole::Pages(pages.head, pages.data.read(&mut buffer)?.to_vec()),
         });
     }
     Ok(all)
