@@ -59,6 +59,6 @@ pub use memory::Memory;
 pub use options::{Network, Options};
 pub use pipe::Pipe;
 pub use registry::{Factory, Registry};
-pub use resource::{Duplex, Entry, GhostRead, GhostWrite, Resource, Store, Written};
+pub use resource::{Duplex, Entry, GhostRead, GhostWrite, Resource, Store, WriteAt, Written};
 pub use seek::Seekable;
 pub use tcp::Tcp;

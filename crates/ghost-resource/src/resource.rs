@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{Cause, Result};
@@ -63,8 +64,8 @@ pub trait GhostWrite: Write + Send {
 
     /// Moves forward over `len_bytes` that read as zeros: a hole where the place has holes, zeros elsewhere.
     ///
-    /// Over a file that was written behind the writer's back (see [`as_file`](GhostWrite::as_file)) it leaves what
-    /// is there.
+    /// Over what was written behind the writer's back (see [`as_file`](GhostWrite::as_file) and
+    /// [`places`](GhostWrite::places)) it leaves what is there.
     fn skip(&mut self, len_bytes: u64) -> io::Result<()> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let mut left = len_bytes;
@@ -84,12 +85,26 @@ pub trait GhostWrite: Write + Send {
         Ok(None)
     }
 
+    /// Writes at any offset, by several threads at once, of a place that can be written so.
+    ///
+    /// All that was written before is in it. Who writes beyond it calls [`skip`](GhostWrite::skip) over that range
+    /// afterwards, and writes nothing more by what this returned.
+    fn places(&mut self) -> io::Result<Option<Arc<dyn WriteAt>>> {
+        Ok(None)
+    }
+
     /// Makes the image be there, whole and durable. On an error it is as after [`abort`](GhostWrite::abort), unless
     /// the error's aftermath says otherwise.
     fn finish(self: Box<Self>) -> Result<Written>;
 
     /// Takes everything back.
     fn abort(self: Box<Self>);
+}
+
+/// Writes at any offset of an image; see [`GhostWrite::places`].
+pub trait WriteAt: Send + Sync {
+    /// Writes all of several buffers, in order, from this offset of the image on.
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
 }
 
 /// The open end that an import reads from.

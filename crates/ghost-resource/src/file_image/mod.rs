@@ -187,7 +187,7 @@ pub(crate) fn list_directory(
 mod tests {
     use super::*;
     use crate::GhostWrite;
-    use std::io::Write;
+    use std::io::{IoSlice, Write};
     use std::os::unix::fs::{FileExt, MetadataExt};
 
     fn place(name: &str) -> (std::path::PathBuf, Place) {
@@ -236,6 +236,36 @@ mod tests {
             assert_eq!(names(&dir), ["a"]);
             std::fs::remove_dir_all(dir).unwrap();
         }
+    }
+
+    #[test]
+    fn several_places_are_written_at_once_and_a_failure_at_one_is_no_image() {
+        let (dir, place) = place("places");
+        let mut writer = Box::new(place.create().unwrap());
+        writer.write_all(b"head").unwrap();
+        let places = writer.places().unwrap().unwrap();
+        std::thread::scope(|scope| {
+            for n in (0..8_u8).rev() {
+                let places = &places;
+                let part = vec![n; 50_000];
+                let at = 4 + u64::from(n) * 100_000;
+                scope.spawn(move || places.write_at(&[IoSlice::new(&part), IoSlice::new(&part)], at).unwrap());
+            }
+        });
+        writer.skip(800_000).unwrap();
+        writer.write_all(b"tail").unwrap();
+        assert_eq!(writer.finish().unwrap().len_bytes, 800_008);
+        let bytes = std::fs::read(dir.join("a")).unwrap();
+        assert!(bytes.starts_with(b"head") && bytes.ends_with(b"tail"));
+        assert!(bytes[4..800_004].iter().enumerate().all(|(i, b)| usize::from(*b) == i / 100_000));
+
+        let place = Place { name: "b".into(), ..place };
+        let mut writer = Box::new(place.create().unwrap());
+        let places = writer.places().unwrap().unwrap();
+        assert!(places.write_at(&[IoSlice::new(b"x")], u64::MAX / 2 + 1).is_err());
+        assert!(writer.finish().is_err());
+        assert_eq!(names(&dir), ["a"]);
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ghost_sys::file::start_writeback;
 use rustix::fs::{AtFlags, CWD, RenameFlags};
@@ -12,10 +14,12 @@ use rustix::io::Errno;
 use super::{Place, hidden_name};
 use crate::error::{Aftermath, Cause, Error, Result};
 use crate::gather::write_all_vectored;
-use crate::resource::{GhostWrite, Written};
+use crate::resource::{GhostWrite, WriteAt, Written};
 
 /// Small writes are gathered up to this size; larger ones go straight through.
 const GATHER_BYTES: usize = 256 << 10;
+/// The smallest pages that there are.
+const PAGE_BYTES: u64 = 4096;
 /// The disk is set to work whenever this much is new.
 const WRITEBACK_BYTES: u64 = 8 << 20;
 
@@ -36,12 +40,54 @@ pub(crate) struct ImageWriter {
     lent: bool,
     /// A write failed; the image can only be aborted.
     broken: bool,
+    /// What was given to those who write at several places.
+    places: Option<Arc<Places>>,
+}
+
+/// The file of an image, to be written at several places at once.
+#[derive(Debug)]
+struct Places {
+    file: File,
+    place: Place,
+    failed: AtomicBool,
+}
+
+impl WriteAt for Places {
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut at = offset;
+        let done = write_all_vectored(parts, |parts| {
+            let done = rustix::io::pwritev(&self.file, parts, at)?;
+            at += done as u64;
+            Ok(done)
+        });
+        if let Err(e) = done {
+            self.failed.store(true, Ordering::Relaxed);
+            return Err(self.place.error("writing", e).leaving(Aftermath::NothingLeft).into());
+        }
+        // Only whole pages: neighbours may be about to write the others. A hint, as in `ImageWriter::advance`.
+        let (start, end) = (offset.next_multiple_of(PAGE_BYTES), at / PAGE_BYTES * PAGE_BYTES);
+        if self.place.durable && start < end {
+            let _ = start_writeback(&self.file, start, end - start);
+        }
+        Ok(())
+    }
 }
 
 impl ImageWriter {
     pub(super) fn new(place: Place, dir: OwnedFd, file: File, hidden: Option<OsString>) -> Self {
         let gathered = Vec::with_capacity(GATHER_BYTES);
-        Self { place, dir, file, hidden, gathered, position: 0, handed_over: 0, lent: false, broken: false }
+        Self {
+            place,
+            dir,
+            file,
+            hidden,
+            gathered,
+            position: 0,
+            handed_over: 0,
+            lent: false,
+            broken: false,
+            places: None,
+        }
     }
 
     pub(super) fn file(&self) -> &File {
@@ -137,7 +183,7 @@ impl ImageWriter {
 
     fn complete(&mut self) -> Result<Written> {
         let label = self.place.label.clone();
-        if self.broken {
+        if self.broken || self.places.as_ref().is_some_and(|p| p.failed.load(Ordering::Relaxed)) {
             let why = io::Error::other("an earlier write failed");
             return Err(self.place.error("finishing", why).leaving(Aftermath::NothingLeft));
         }
@@ -220,6 +266,16 @@ impl GhostWrite for ImageWriter {
         self.spill()?;
         self.lent = true;
         Ok(Some(&self.file))
+    }
+
+    fn places(&mut self) -> io::Result<Option<Arc<dyn WriteAt>>> {
+        self.spill()?;
+        if self.places.is_none() {
+            let file = self.file.try_clone().map_err(|e| self.fail(e))?;
+            let places = Places { file, place: self.place.clone(), failed: AtomicBool::new(false) };
+            self.places = Some(Arc::new(places));
+        }
+        Ok(self.places.clone().map(|places| places as Arc<dyn WriteAt>))
     }
 
     fn finish(mut self: Box<Self>) -> Result<Written> {
