@@ -45,6 +45,7 @@ pub mod sock_diag;
 pub mod sockopt;
 pub mod sysv;
 pub mod tty;
+pub mod uffd;
 
 pub use errno::Errno;
 /// The result of a system call.
