@@ -10,8 +10,9 @@ use crate::report::Report;
 use crate::view::TreeView;
 use ghost_image::ImageWriter;
 use ghost_image::record as rec;
+use ghost_resource::{GhostWrite, WriteAt};
 use ghost_sys::Pid;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -221,36 +222,62 @@ impl Exporting {
         &self.model
     }
 
-    /// Writes the ghost: records, pages, index, commit mark. The tree stays frozen.
-    pub fn write<W: Write>(&mut self, out: W) -> Result<W, Error> {
+    /// Writes the ghost into a stream: records, pages, index, commit mark. The tree stays frozen.
+    pub fn write<W: Write + Send>(&mut self, out: W) -> Result<W, Error> {
         let root = self.pids[0];
-        self.write_inner(out).map_err(|e| failed(self.action, root, e, RUNS_ON))
+        self.write_inner(out, |_| Ok(None), |_, _| Ok(())).map_err(|e| failed(self.action, root, e, RUNS_ON))
     }
 
-    fn write_inner<W: Write>(&mut self, out: W) -> Result<W, KindError> {
+    /// The same into a resource, at several places at once where it can be written so.
+    pub fn write_to(&mut self, out: Box<dyn GhostWrite>) -> Result<Box<dyn GhostWrite>, Error> {
+        let root = self.pids[0];
+        self.write_inner(out, |out| out.places(), |out, by| out.skip(by))
+            .map_err(|e| failed(self.action, root, e, RUNS_ON))
+    }
+
+    fn write_inner<W: Write + Send>(
+        &mut self,
+        out: W,
+        places: impl Fn(&mut W) -> io::Result<Option<Arc<dyn WriteAt>>>,
+        skip: impl Fn(&mut W, u64) -> io::Result<()>,
+    ) -> Result<W, KindError> {
         let wrap = |e: ghost_image::Error| {
             let full =
                 matches!(&e, ghost_image::Error::Write { source, .. } if source.raw_os_error() == Some(libc::ENOSPC));
             let e = KindError::new("writing the ghost", e);
             if full { e.advise("make room there, or name another place") } else { e }
         };
+        let at_pages = |offset, source| {
+            let place = ghost_image::Place { offset, section: ghost_image::Tag::Pages.into() };
+            wrap(ghost_image::Error::Write { place, source })
+        };
         let mut image = ImageWriter::new(out, &crate::host::header()).map_err(wrap)?;
         self.model.write(&mut image).map_err(wrap)?;
         self.report.stage("records");
         crate::failpoint::hit("export.records")?;
-        for source in &self.pages {
-            let pid = match source {
-                PageSource::Memory { process, .. } => self.readers[*process],
-                PageSource::Inode { .. } => 0,
-            };
-            let (read, written) = memory::pages::write(source, pid, &mut image, &self.progress)?;
-            self.report.bytes_read += read;
-            self.report.page_bytes += written;
+        let begin = image.offset();
+        let places = places(image.get_mut()).map_err(|e| at_pages(begin, e))?;
+        let placed = places.is_some();
+        let sources: Vec<_> = self.pages.iter().map(|source| (source, self.reader(source))).collect();
+        let (read, written) = memory::pages_out::write(&sources, &mut image, places, &self.progress)?;
+        self.report.bytes_read += read;
+        self.report.page_bytes += written;
+        if placed {
+            let by = image.offset() - begin;
+            skip(image.get_mut(), by).map_err(|e| at_pages(begin, e))?;
         }
         crate::failpoint::hit("export.pages")?;
         let (out, _) = image.finish().map_err(wrap)?;
         self.report.stage("pages");
         Ok(out)
+    }
+
+    /// A thread through which the pages of a source can be read.
+    fn reader(&self, source: &PageSource) -> Pid {
+        match source {
+            PageSource::Memory { process, .. } => self.readers[*process],
+            PageSource::Inode { .. } => 0,
+        }
     }
 
     /// From here on the tree stays stopped, as by SIGSTOP, should ghost die: somebody else may be about to let it run.

@@ -251,15 +251,17 @@ fn prepare_inner(
     cx.flush_all()?;
     drop(theirs);
     report.stage("import");
-    let targets = memory::pages::Targets::of(&cx)?;
+    let missing = memory::pages::open_missing(&mut cx)?;
+    let targets = memory::pages::Targets::of(&cx, missing)?;
     let bytes_in = std::sync::atomic::AtomicU64::new(0);
-    intake.pages_at_once(|head, bytes| {
+    intake.pages_at_once(memory::pages::expected(&model), |head, bytes| {
         bytes_in.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
         if let Some(progress) = &options.progress {
             progress.add(bytes.len() as u64);
         }
         memory::pages::import(&targets, head, bytes)
     })?;
+    drop(targets);
     report.page_bytes = bytes_in.into_inner();
     report.stage("pages");
     crate::failpoint::hit("import.pages")?;

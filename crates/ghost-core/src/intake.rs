@@ -1,37 +1,59 @@
-//! Reading a ghost: from a stream as it comes, or from memory that holds it whole, without a copy.
+//! Reading a ghost: from a stream as it comes, from a file that can be read at any offset, or from memory that holds it whole.
 
 use crate::error::{Cause, KindError};
 use crate::model::Model;
 use ghost_image::record as rec;
-use ghost_image::{Header, ImageReader, ImageWriter, Section, SliceData, SliceReader};
-use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use ghost_image::{
+    Header, ImageReader, ImageWriter, PlacedData, PlacedReader, ReadAt, Section, SliceData, SliceReader,
+};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Read;
 use std::sync::{Mutex, mpsc};
 
 /// Threads that place pages at most: more of them only wait for each other and for memory.
 const MAX_WORKERS: usize = 8;
 /// Bytes from which on threads are made.
-const WORTH_THREADS: u64 = 2 << 20;
+const WORTH_THREADS: u64 = 4 << 20;
 
 /// A ghost being read.
 pub struct Intake<'g> {
     source: Source<'g>,
-    buffer: Vec<u8>,
     /// The first page section, met while the records were read.
-    ahead: Option<rec::PageHead>,
-    spooled: VecDeque<(rec::PageHead, Cow<'g, [u8]>)>,
+    ahead: Option<(rec::PageHead, Data<'g>)>,
+    /// All page sections, once they were read before their time.
+    spooled: VecDeque<(rec::PageHead, Data<'g>)>,
     ended: bool,
-    /// Of a ghost that is in memory.
-    len_bytes: u64,
 }
 
 enum Source<'g> {
     Stream(Box<ImageReader<Box<dyn Read + Send + 'g>>>),
-    /// Its page data is not checked by the reader: whoever uses it does. The first of it was met while the records were read.
-    Whole(Box<SliceReader<'g>>, Option<SliceData<'g>>),
+    /// Its page data is not checked by the reader: whoever uses it does.
+    File(Box<PlacedReader<'g>>),
+    /// The same.
+    Whole(Box<SliceReader<'g>>),
     /// Read to its end and let go, so that a peer who waits for that learns of it.
     Spent(Box<Header>),
+}
+
+/// The bytes of a page section.
+enum Data<'g> {
+    /// In a buffer, checked.
+    Read(Vec<u8>),
+    /// In a file, to be read and checked.
+    There(PlacedData<'g>),
+    /// In memory, to be checked.
+    Here(SliceData<'g>),
+}
+
+impl Data<'_> {
+    /// The bytes, checked; a buffer to read them into, should that be needed.
+    fn bytes<'b>(&'b self, buffer: &'b mut Vec<u8>) -> Result<&'b [u8], KindError> {
+        match self {
+            Self::Read(bytes) => Ok(bytes),
+            Self::There(data) => data.read(buffer).map_err(reading),
+            Self::Here(data) => data.check().map(|()| data.bytes).map_err(reading),
+        }
+    }
 }
 
 impl<'g> Intake<'g> {
@@ -39,20 +61,25 @@ impl<'g> Intake<'g> {
     pub fn stream(source: Box<dyn Read + Send + 'g>) -> Result<Self, KindError> {
         Ok(Self::new(Source::Stream(Box::new(ImageReader::open(source).map_err(reading)?))))
     }
+    /// Reads the header of a ghost that can be read at any offset.
+    pub fn file(source: &'g dyn ReadAt) -> Result<Self, KindError> {
+        Ok(Self::new(Source::File(Box::new(PlacedReader::open(source).map_err(reading)?))))
+    }
     /// Reads the header of a ghost that is in memory.
     pub fn whole(ghost: &'g [u8]) -> Result<Self, KindError> {
         let reader = SliceReader::open(ghost).map_err(reading)?.defer_data_checks();
-        Ok(Self { len_bytes: ghost.len() as u64, ..Self::new(Source::Whole(Box::new(reader), None)) })
+        Ok(Self::new(Source::Whole(Box::new(reader))))
     }
     fn new(source: Source<'g>) -> Self {
-        Self { source, buffer: Vec::new(), ahead: None, spooled: VecDeque::new(), ended: false, len_bytes: 0 }
+        Self { source, ahead: None, spooled: VecDeque::new(), ended: false }
     }
 
     /// The header.
     pub fn header(&self) -> &Header {
         match &self.source {
             Source::Stream(reader) => reader.header(),
-            Source::Whole(reader, _) => reader.header(),
+            Source::File(reader) => reader.header(),
+            Source::Whole(reader) => reader.header(),
             Source::Spent(header) => header,
         }
     }
@@ -61,36 +88,42 @@ impl<'g> Intake<'g> {
     pub fn records(&mut self) -> Result<Model, KindError> {
         let mut model = Model::default();
         loop {
-            match &mut self.source {
-                Source::Stream(reader) => match reader.next().map_err(reading)? {
-                    Some(Section::Record(record)) => model.take(record.tag, &record).map_err(reading)?,
-                    Some(Section::Pages(mut pages)) => {
-                        self.buffer.resize(pages.data.len() as usize, 0);
-                        pages.data.read_into(&mut self.buffer).map_err(reading)?;
-                        self.ahead = Some(pages.head);
-                        break;
-                    }
-                    None => {
-                        self.ended = true;
-                        break;
-                    }
-                },
-                Source::Whole(reader, data) => match reader.next().map_err(reading)? {
-                    Some(Section::Record(record)) => model.take(record.tag, &record).map_err(reading)?,
-                    Some(Section::Pages(pages)) => {
-                        self.ahead = Some(pages.head);
-                        *data = Some(pages.data);
-                        break;
-                    }
-                    None => {
-                        self.ended = true;
-                        break;
-                    }
-                },
-                Source::Spent(_) => break,
+            let step = step(&mut self.source, Vec::new, |record| model.take(record.tag, record).map_err(reading))?;
+            match step {
+                Step::Record => {}
+                Step::Pages(head, data) => {
+                    self.ahead = Some((head, data));
+                    break;
+                }
+                Step::End => {
+                    self.ended = true;
+                    break;
+                }
             }
         }
         Ok(model)
+    }
+
+    /// The next page section; `spare` gives a buffer for what comes as a stream. After `None` the ghost is known to be whole,
+    /// but for page data that is to be checked by who uses it.
+    fn next(&mut self, spare: impl FnOnce() -> Vec<u8>) -> Result<Option<(rec::PageHead, Data<'g>)>, KindError> {
+        if let Some(section) = self.spooled.pop_front().or_else(|| self.ahead.take()) {
+            return Ok(Some(section));
+        }
+        if self.ended {
+            return Ok(None);
+        }
+        let late = |record: &ghost_image::Record<'_>| {
+            let why = format!("a {} record stands after the pages", record.tag.name());
+            Err(KindError::new("reading the ghost", Cause::Conflict(why)))
+        };
+        match step(&mut self.source, spare, late)? {
+            Step::Pages(head, data) => Ok(Some((head, data))),
+            Step::Record | Step::End => {
+                self.ended = true;
+                Ok(None)
+            }
+        }
     }
 
     /// Calls `place` for every page section to the end. Only when this returns is the ghost known to be whole.
@@ -98,54 +131,34 @@ impl<'g> Intake<'g> {
         &mut self,
         mut place: impl FnMut(&rec::PageHead, &[u8]) -> Result<(), KindError>,
     ) -> Result<(), KindError> {
-        while let Some((head, bytes)) = self.spooled.pop_front() {
-            place(&head, &bytes)?;
-        }
-        if let Some(head) = self.ahead.take() {
-            match &self.source {
-                Source::Stream(_) => place(&head, &self.buffer)?,
-                Source::Whole(_, data) => place(&head, checked(data.as_ref())?)?,
-                Source::Spent(_) => {}
-            }
-        }
-        while !self.ended {
-            match &mut self.source {
-                Source::Stream(reader) => match reader.next().map_err(reading)? {
-                    Some(Section::Pages(mut pages)) => {
-                        self.buffer.resize(pages.data.len() as usize, 0);
-                        pages.data.read_into(&mut self.buffer).map_err(reading)?;
-                        place(&pages.head, &self.buffer)?;
-                    }
-                    Some(Section::Record(record)) => return Err(late(record.tag.name())),
-                    None => self.ended = true,
-                },
-                Source::Whole(reader, _) => match reader.next().map_err(reading)? {
-                    Some(Section::Pages(pages)) => place(&pages.head, checked(Some(&pages.data))?)?,
-                    Some(Section::Record(record)) => return Err(late(record.tag.name())),
-                    None => self.ended = true,
-                },
-                Source::Spent(_) => self.ended = true,
+        let (mut spare, mut buffer) = (Vec::new(), Vec::new());
+        while let Some((head, data)) = self.next(|| std::mem::take(&mut spare))? {
+            place(&head, data.bytes(&mut buffer)?)?;
+            if let Data::Read(bytes) = data {
+                spare = bytes;
             }
         }
         Ok(())
     }
 
-    /// The same on several threads at once where the ghost is in memory; no two sections with pages in common meet.
+    /// The same on several threads at once, where `expected` bytes are worth it; no two sections with pages in common meet.
     pub fn pages_at_once(
         &mut self,
+        expected: u64,
         place: impl Fn(&rec::PageHead, &[u8]) -> Result<(), KindError> + Sync,
     ) -> Result<(), KindError> {
         let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
-        let Source::Whole(reader, ahead) = &mut self.source else { return self.pages(place) };
-        if workers == 1 || self.len_bytes - reader.offset() < WORTH_THREADS {
+        if workers == 1 || expected < WORTH_THREADS {
             return self.pages(place);
         }
-        let mut next = self.ahead.take().zip(ahead.take());
-        while !self.ended {
+        let mut next = None;
+        loop {
             let failed = Mutex::new(None);
-            let (give, take) = mpsc::sync_channel::<(rec::PageHead, SliceData<'g>)>(2 * workers);
+            let (give, take) = mpsc::sync_channel::<(rec::PageHead, Data<'g>)>(workers);
+            let (give_back, spare) = mpsc::channel::<Vec<u8>>();
             let take = Mutex::new(take);
-            let work = || {
+            let work = |give_back: mpsc::Sender<Vec<u8>>| {
+                let mut buffer = Vec::new();
                 loop {
                     // The guard ends with the statement: others take the next section while this one is placed.
                     let got = take.lock().expect("no worker panics").recv();
@@ -153,38 +166,32 @@ impl<'g> Intake<'g> {
                     if failed.lock().expect("no worker panics").is_some() {
                         continue;
                     }
-                    if let Err(e) = checked(Some(&data)).and_then(|bytes| place(&head, bytes)) {
+                    if let Err(e) = data.bytes(&mut buffer).and_then(|bytes| place(&head, bytes)) {
                         failed.lock().expect("no worker panics").get_or_insert(e);
+                    }
+                    if let Data::Read(bytes) = data {
+                        let _ = give_back.send(bytes);
                     }
                 }
             };
             std::thread::scope(|scope| {
                 for _ in 0..workers {
-                    scope.spawn(work);
+                    let (work, give_back) = (&work, give_back.clone());
+                    scope.spawn(move || work(give_back));
                 }
                 let give = give;
-                let mut ends: HashMap<(u32, u32), u64> = HashMap::new();
+                let mut met = Met::default();
                 while failed.lock().expect("no worker panics").is_none() {
-                    let (head, data) = match next.take() {
-                        Some(section) => section,
-                        None => match reader.next().map_err(reading)? {
-                            Some(Section::Pages(pages)) => (pages.head, pages.data),
-                            Some(Section::Record(record)) => return Err(late(record.tag.name())),
-                            None => {
-                                self.ended = true;
-                                break;
-                            }
-                        },
+                    let section = match next.take() {
+                        Some(section) => Some(section),
+                        None => self.next(|| spare.try_recv().unwrap_or_default())?,
                     };
-                    // The runs of a section ascend; those of one owner do in any ghost that was not put together.
-                    let first = head.runs.first().map_or(0, |r| r.start);
-                    let last = head.runs.last().map_or(0, |r| r.start.saturating_add(r.pages.saturating_mul(4096)));
-                    let end = ends.entry((head.owner, head.id)).or_default();
-                    if first < *end {
+                    let Some((head, data)) = section else { break };
+                    if met.again(&head) {
+                        // Only when all before are placed.
                         next = Some((head, data));
                         break;
                     }
-                    *end = last;
                     let _ = give.send((head, data));
                 }
                 Ok(())
@@ -192,8 +199,10 @@ impl<'g> Intake<'g> {
             if let Some(e) = failed.into_inner().expect("no worker panics") {
                 return Err(e);
             }
+            if next.is_none() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Reads the rest of a stream and keeps the whole ghost, byte for byte as it is defined, in `into`.
@@ -211,30 +220,13 @@ impl<'g> Intake<'g> {
     }
 
     /// Reads and checks the rest now: for a source that will only end once everything has been read, and before something is
-    /// given up for this ghost. A stream is kept in memory; of a ghost that is in memory already nothing is copied.
+    /// given up for this ghost. A stream is kept in memory; of a ghost that lies somewhere already nothing is copied.
     pub fn spool(&mut self) -> Result<(), KindError> {
         let mut all = VecDeque::new();
-        match &mut self.source {
-            Source::Stream(_) => self.pages(|head, bytes| {
-                all.push_back((head.clone(), Cow::Owned(bytes.to_vec())));
-                Ok(())
-            })?,
-            Source::Whole(reader, data) => {
-                all.append(&mut self.spooled);
-                if let Some(head) = self.ahead.take() {
-                    all.push_back((head, Cow::Borrowed(checked(data.as_ref())?)));
-                }
-                while !self.ended {
-                    match reader.next().map_err(reading)? {
-                        Some(Section::Pages(pages)) => {
-                            all.push_back((pages.head, Cow::Borrowed(checked(Some(&pages.data))?)));
-                        }
-                        Some(Section::Record(record)) => return Err(late(record.tag.name())),
-                        None => self.ended = true,
-                    }
-                }
-            }
-            Source::Spent(_) => return Ok(()),
+        let mut buffer = Vec::new();
+        while let Some((head, data)) = self.next(Vec::new)? {
+            data.bytes(&mut buffer)?;
+            all.push_back((head, data));
         }
         self.spooled = all;
         self.source = Source::Spent(Box::new(self.header().clone()));
@@ -242,17 +234,108 @@ impl<'g> Intake<'g> {
     }
 }
 
+/// What the next section of a source was.
+enum Step<'g> {
+    Record,
+    Pages(rec::PageHead, Data<'g>),
+    End,
+}
+
+/// Reads one section: records go to `record`, pages come back.
+fn step<'g>(
+    source: &mut Source<'g>,
+    spare: impl FnOnce() -> Vec<u8>,
+    record: impl FnOnce(&ghost_image::Record<'_>) -> Result<(), KindError>,
+) -> Result<Step<'g>, KindError> {
+    let pages = match source {
+        Source::Stream(reader) => match reader.next().map_err(reading)? {
+            Some(Section::Record(found)) => return record(&found).map(|()| Step::Record),
+            Some(Section::Pages(mut pages)) => {
+                let mut bytes = spare();
+                bytes.resize(pages.data.len() as usize, 0);
+                pages.data.read_into(&mut bytes).map_err(reading)?;
+                Some((pages.head, Data::Read(bytes)))
+            }
+            None => None,
+        },
+        Source::File(reader) => match reader.next().map_err(reading)? {
+            Some(Section::Record(found)) => return record(&found).map(|()| Step::Record),
+            Some(Section::Pages(pages)) => Some((pages.head, Data::There(pages.data))),
+            None => None,
+        },
+        Source::Whole(reader) => match reader.next().map_err(reading)? {
+            Some(Section::Record(found)) => return record(&found).map(|()| Step::Record),
+            Some(Section::Pages(pages)) => Some((pages.head, Data::Here(pages.data))),
+            None => None,
+        },
+        Source::Spent(_) => None,
+    };
+    Ok(pages.map_or(Step::End, |(head, data)| Step::Pages(head, data)))
+}
+
+/// Page ranges that are being placed: of each owner, by their first address, where they end.
+#[derive(Default)]
+struct Met {
+    ranges: HashMap<(u32, u32), BTreeMap<u64, u64>>,
+    count: usize,
+}
+
+impl Met {
+    /// How many ranges are remembered at most, whatever a ghost claims.
+    const MOST: usize = 1 << 16;
+
+    /// Whether pages of this section may have been met; if not, they are from now on. Ranges that touch become one.
+    fn again(&mut self, head: &rec::PageHead) -> bool {
+        let (Some(first), Some(last)) = (head.runs.first(), head.runs.last()) else { return false };
+        let (mut first, mut end) =
+            (first.start, last.start.saturating_add(last.pages.saturating_mul(ghost_image::PAGE)));
+        let ranges = self.ranges.entry((head.owner, head.id)).or_default();
+        let before = ranges.range(..=first).next_back().map(|(s, e)| (*s, *e));
+        let after = ranges.range(first..).next().map(|(s, e)| (*s, *e));
+        if before.is_some_and(|b| b.1 > first) || after.is_some_and(|a| a.0 < end) || self.count >= Self::MOST {
+            return true;
+        }
+        if let Some(before) = before.filter(|b| b.1 == first) {
+            ranges.remove(&before.0);
+            self.count -= 1;
+            first = before.0;
+        }
+        if let Some(after) = after.filter(|a| a.0 == end) {
+            ranges.remove(&after.0);
+            self.count -= 1;
+            end = after.1;
+        }
+        ranges.insert(first, end);
+        self.count += 1;
+        false
+    }
+}
+
 fn reading(e: ghost_image::Error) -> KindError {
     KindError::new("reading the ghost", e)
 }
 
-/// The bytes of a section, once they are known to be those that were written.
-fn checked<'g>(data: Option<&SliceData<'g>>) -> Result<&'g [u8], KindError> {
-    let Some(data) = data else { return Ok(&[]) };
-    data.check().map_err(reading)?;
-    Ok(data.bytes)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn late(name: &str) -> KindError {
-    KindError::new("reading the ghost", Cause::Conflict(format!("a {name} record stands after the pages")))
+    fn section(id: u32, start: u64, pages: u64) -> rec::PageHead {
+        let run = rec::PageRun { start: start << 12, pages, ..rec::PageRun::default() };
+        rec::PageHead { owner: 0, id, runs: vec![run] }
+    }
+
+    #[test]
+    fn pages_are_met_again_only_where_they_were_met() {
+        let mut met = Met::default();
+        for (start, pages) in [(100, 10), (120, 5), (110, 10), (90, 10), (300, 1)] {
+            assert!(!met.again(&section(1, start, pages)), "{start}");
+        }
+        assert_eq!(met.count, 2, "{:?}", met.ranges);
+        for (start, pages) in [(90, 1), (80, 11), (124, 1), (124, 9), (0, 1000), (300, 1), (299, 2)] {
+            assert!(met.again(&section(1, start, pages)), "{start}");
+            assert!(!Met::default().again(&section(1, start, pages)));
+        }
+        assert!(!met.again(&section(2, 100, 10)), "of another owner");
+        assert!(!met.again(&section(1, 125, 175)), "right between");
+    }
 }

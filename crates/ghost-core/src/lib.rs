@@ -5,6 +5,7 @@
 //! process ◀─ thaw   ◀─ rebuild ◀─ import each kind ◀─ ghost stream ◀─ resource
 //! ```
 
+pub mod ahead;
 pub mod asleep;
 mod detour;
 pub mod error;

@@ -3,6 +3,7 @@
 use crate::{
     Action, ClassId, Error, ExportOptions, ImportOptions, KindError, Pid, Registry, Report, Resource, Restored,
 };
+use ghost_core::ahead::Ahead;
 use ghost_core::export::Exporting;
 use ghost_core::import::prepare;
 use ghost_core::intake::Intake;
@@ -86,7 +87,7 @@ pub(crate) fn export_as(action: Action, ghost: &mut Ghost, pid: Pid, options: &E
             return Err(e);
         }
     };
-    let out = exporting.write(out)?;
+    let out = exporting.write_to(out)?;
     let hit = |point, state: &str| {
         ghost_core::failpoint::hit(point).map_err(|what| Error::Failed {
             action,
@@ -111,13 +112,16 @@ pub fn import_process(ghost: &mut Ghost, options: &ImportOptions) -> Result<Rest
 pub(crate) fn import_as(action: Action, ghost: &mut Ghost, options: &ImportOptions) -> Result<Restored, Error> {
     let input = open_import_auto(ghost.resource(action)?)
         .map_err(|e| of_resource(action, "opening the ghost", e, "nothing was touched"))?;
-    let prepared = match input.as_mapped() {
-        Some(bytes) => {
-            Intake::whole(bytes).map_err(|e| failed(action, e)).and_then(|mut i| prepare(action, &mut i, options))?
-        }
-        None => Intake::stream(Box::new(input))
-            .map_err(|e| failed(action, e))
-            .and_then(|mut i| prepare(action, &mut i, options))?,
+    let build = |intake: Result<Intake<'_>, KindError>| {
+        intake.map_err(|e| failed(action, e)).and_then(|mut i| prepare(action, &mut i, options))
+    };
+    // Read at offsets where that can be done: nothing is mapped, and the checksums are those of the very bytes that are placed.
+    let prepared = if let Some(file) = input.as_file() {
+        build(Intake::file(&Ahead::new(file)))?
+    } else if let Some(bytes) = input.as_mapped() {
+        build(Intake::whole(bytes))?
+    } else {
+        build(Intake::stream(Box::new(input)))?
     };
     prepared.go()
 }

@@ -41,7 +41,7 @@ fn unexpected(step: &str, word: &Word) -> KindError {
 pub fn migrate(
     pid: Pid,
     from_peer: &mut dyn Read,
-    to_peer: &mut dyn Write,
+    to_peer: &mut (dyn Write + Send),
     options: &ExportOptions,
 ) -> Result<(Report, Pid), Error> {
     let hello = Word::Hello(Box::new(ghost_core::host::record_of_host(pid)));

@@ -12,6 +12,7 @@ pub mod ask;
 pub mod exe;
 pub mod outside;
 pub mod pages;
+pub mod pages_out;
 pub mod policy;
 pub mod sysv;
 pub mod vdso;

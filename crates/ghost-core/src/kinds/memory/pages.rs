@@ -1,23 +1,20 @@
-//! What of an address space is there to copy, and the copying, both ways.
+//! What of an address space is there to copy, and putting it back.
 //!
 //! Out: PAGEMAP_SCAN (Linux 6.7) names the pages that are the process's own: present or swapped, neither of a file nor the
-//! shared zero page. One pass over the page tables, whatever the number of mappings. They are read with `process_vm_readv(2)`
-//! into a few reused buffers, one thread reading while another writes; pages that hold only zeros carry no bytes.
-//! In: `process_vm_writev(2)` into the new mappings, straight from a mapped image, several sections at once; inodes by `pwrite(2)`.
+//! shared zero page. One pass over the page tables, whatever the number of mappings. How they are copied says [`super::pages_out`].
+//! In, several sections at once: UFFDIO_COPY ([`ghost_sys::uffd`]) into large anonymous mappings of small pages, which clears no page
+//! first; `process_vm_writev(2)` into all others, so that huge pages come by the first fault; inodes by `pwrite(2)`.
 
 use crate::error::{Context, KindError};
-use crate::export::PageSource;
 use crate::import::ImportCx;
 use crate::model::Model;
-use crate::options::Progress;
 use crate::view::ProcessView;
-use ghost_image::ImageWriter;
 use ghost_image::record as rec;
-use ghost_sys::remote::{Executor, Memory, RemoteAddr};
+use ghost_image::record::vma::Special;
+use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr};
+use ghost_sys::uffd::Missing;
 use std::collections::HashMap;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc;
 
 /// `PageHead.owner`: an address space.
 pub const OWNER_MM: u32 = 0;
@@ -29,12 +26,7 @@ pub const OWNER_CONTENT: u32 = 2;
 pub const OWNER_SYSV: u32 = 3;
 
 /// Bytes of a page: x86-64 has no other base size.
-const PAGE: u64 = 4096;
-
-/// Bytes of one page section at most.
-///
-/// Small enough that all threads of an import have work soon and to the end.
-const SECTION: usize = 1 << 20;
+pub(super) const PAGE: u64 = 4096;
 
 /// Pages of an address space that are its own, and its guard regions; ascending (start, end).
 #[derive(Debug, Default)]
@@ -92,208 +84,68 @@ pub fn runs(process: &ProcessView) -> Result<Runs, KindError> {
     Ok(runs)
 }
 
-/// A section's worth of bytes on its way from the reader to the writer.
-struct Load {
-    head: rec::PageHead,
-    bytes: Vec<u8>,
-    /// Parts of `bytes` to be written.
-    keep: Vec<std::ops::Range<usize>>,
+/// Bytes of pages in a mapping from which on a registration is worth it.
+const WORTH_REGISTERING: u64 = 1 << 20;
+/// Bytes of pages in all of them from which on the descriptor is, which takes two visits to the process.
+const WORTH_VISITING: u64 = 8 << 20;
+
+/// Missing pages of one address space: the descriptor, and what is registered with it, ascending (start, end).
+pub type MissingRanges = (Missing, Vec<(u64, u64)>);
+
+/// How many bytes of pages the records speak of: a claim, good for choosing how to go on.
+pub fn expected(model: &Model) -> u64 {
+    let vmas = model.mms.iter().flat_map(|mm| &mm.vmas).map(|v| v.data_pages.saturating_mul(PAGE));
+    let shmems = model.shmems.iter().map(|s| s.size);
+    vmas.chain(shmems).fold(0, u64::saturating_add)
 }
 
-/// Writes all pages of a source. Returns bytes read and bytes written.
-pub fn write<W: Write>(
-    source: &PageSource,
-    pid: i32,
-    out: &mut ImageWriter<W>,
-    progress: &Progress,
-) -> Result<(u64, u64), KindError> {
-    let (to_writer, loads) = mpsc::sync_channel::<Load>(1);
-    let (give_back, spare) = mpsc::channel::<Vec<u8>>();
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(move || read_all(source, pid, &to_writer, &spare));
-        let mut written = 0;
-        let mut failed = None;
-        for load in loads {
-            let slices: Vec<&[u8]> = load.keep.iter().map(|r| &load.bytes[r.clone()]).collect();
-            written += slices.iter().map(|s| s.len() as u64).sum::<u64>();
-            if let Err(e) = out.pages(&load.head, &slices) {
-                failed = Some(KindError::new("writing pages", e));
-                break;
+/// Registers what can be filled by UFFDIO_COPY, by the id of the address space. Where the kernel will not, nothing is.
+///
+/// From here until the descriptors are dropped, nothing else may touch what is missing in these ranges.
+pub fn open_missing(cx: &mut ImportCx<'_>) -> Result<HashMap<u32, MissingRanges>, KindError> {
+    let model = cx.model;
+    let mut found = HashMap::new();
+    for (id, index) in crate::import::first_users(model) {
+        let Some(mm) = model.mm(id) else { continue };
+        let plain = || mm.vmas.iter().filter(|v| is_plain(v));
+        let bytes = plain().map(|v| v.data_pages.saturating_mul(PAGE)).fold(0, u64::saturating_add);
+        if bytes < WORTH_VISITING || cx.building[index].leader.is_none() {
+            continue;
+        }
+        let mut batch = Batch::new();
+        let made = batch.try_call("userfaultfd", libc::SYS_userfaultfd, &[ghost_sys::uffd::CREATE_FLAGS.into()]);
+        let Ok(number) = cx.run(index, &batch)?.result(made) else { continue };
+        let pid = cx.building[index].pid;
+        let fd = ghost_sys::pidfd::open(pid).and_then(|p| ghost_sys::pidfd::getfd(p.as_fd(), number as i32));
+        let mut batch = Batch::new();
+        batch.call("close of the userfaultfd", libc::SYS_close, &[number.into()]);
+        cx.run(index, &batch)?;
+        let Ok(missing) = fd.and_then(Missing::new) else { continue };
+        let mut registered = Vec::new();
+        for (start, end) in plain().map(|v| (v.start, v.end)) {
+            if missing.register(start, end - start).is_ok() {
+                registered.push((start, end));
             }
-            progress.add(load.bytes.len() as u64);
-            let _ = give_back.send(load.bytes);
         }
-        drop(give_back);
-        let read = reader.join().expect("the page reader does not panic");
-        match failed {
-            Some(e) => Err(e),
-            None => read.map(|read| (read, written)),
-        }
-    })
-}
-
-fn read_all(
-    source: &PageSource,
-    pid: i32,
-    to_writer: &mpsc::SyncSender<Load>,
-    spare: &mpsc::Receiver<Vec<u8>>,
-) -> Result<u64, KindError> {
-    let (owner, id) = match source {
-        PageSource::Memory { mm_id, .. } => (OWNER_MM, *mm_id),
-        PageSource::Inode { owner, id, .. } => (*owner, *id),
-    };
-    let (ranges, from) = match source {
-        PageSource::Memory { runs, .. } => (runs.clone(), From::Memory(Memory::open(pid).step("opening its memory")?)),
-        PageSource::Inode { file, size, .. } => (extents(file, *size)?, From::File(file)),
-    };
-    let mut total = 0;
-    let mut todo = Portions { ranges: &ranges, at: 0, done: 0 };
-    while let Some(portion) = todo.next_portion() {
-        let len: usize = portion.iter().map(|p| p.1).sum();
-        let mut bytes = spare.try_recv().unwrap_or_default();
-        bytes.resize(len, 0);
-        from.read(pid, &portion, &mut bytes)?;
-        total += len as u64;
-        let load = without_zeros(owner, id, &portion, bytes);
-        if to_writer.send(load).is_err() {
-            break; // the writer has failed and says why
-        }
+        found.insert(id, (missing, registered));
     }
-    Ok(total)
+    Ok(found)
 }
 
-/// Cuts ranges into portions of a section each.
-struct Portions<'r> {
-    ranges: &'r [(u64, u64)],
-    at: usize,
-    done: u64,
-}
-
-impl Portions<'_> {
-    fn next_portion(&mut self) -> Option<Vec<(u64, usize)>> {
-        let mut portion = Vec::new();
-        let mut room = SECTION as u64;
-        while let (true, Some(&(start, len))) = (room > 0 && portion.len() < 4096, self.ranges.get(self.at)) {
-            let take = (len - self.done).min(room);
-            portion.push((start + self.done, take as usize));
-            self.done += take;
-            room -= take;
-            if self.done == len {
-                self.at += 1;
-                self.done = 0;
-            }
-        }
-        (!portion.is_empty()).then_some(portion)
-    }
-}
-
-enum From<'f> {
-    Memory(Memory),
-    File(&'f OwnedFd),
-}
-
-impl From<'_> {
-    fn read(&self, pid: i32, portion: &[(u64, usize)], bytes: &mut [u8]) -> Result<(), KindError> {
-        match self {
-            Self::Memory(memory) => {
-                let ranges: Vec<_> = portion.iter().map(|&(at, len)| (RemoteAddr(at), len)).collect();
-                // Pages without read permission are only readable by force, range by range.
-                memory
-                    .read_ranges(&ranges, bytes)
-                    .or_else(|_| {
-                        let mut rest = bytes;
-                        ranges.iter().try_for_each(|&(at, len)| {
-                            let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
-                            rest = later;
-                            memory.read_forced(at, now)
-                        })
-                    })
-                    .step_on(pid, || format!("memory at {:x}", portion[0].0), "reading pages")
-            }
-            Self::File(file) => {
-                let mut rest = bytes;
-                for &(at, len) in portion {
-                    let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
-                    rest = later;
-                    let mut done = 0;
-                    while done < len {
-                        match rustix::io::pread(file, &mut now[done..], at + done as u64)
-                            .step("reading an inode's bytes")?
-                        {
-                            0 => break, // the last page of a file is filled up with zeros
-                            n => done += n,
-                        }
-                    }
-                    now[done..].fill(0);
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-/// The data of an inode, page by page: (offset, bytes) of each extent (SEEK_DATA, SEEK_HOLE).
-pub(super) fn extents(file: &OwnedFd, size: u64) -> Result<Vec<(u64, u64)>, KindError> {
-    use rustix::fs::SeekFrom;
-    // A description of our own: the offset of the program's must not move.
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
-    let own =
-        rustix::fs::open(&path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-            .step("reopening an inode")?;
-    let mut list: Vec<(u64, u64)> = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let start = match rustix::fs::seek(&own, SeekFrom::Data(at)) {
-            Ok(start) => start / PAGE * PAGE,
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(e) => return Err(KindError::new("SEEK_DATA", e)),
-        };
-        let end = rustix::fs::seek(&own, SeekFrom::Hole(start.max(at))).step("SEEK_HOLE")?.next_multiple_of(PAGE);
-        match list.last_mut() {
-            Some(last) if last.0 + last.1 >= start => last.1 = end - last.0,
-            _ => list.push((start, end - start)),
-        }
-        at = end;
-    }
-    Ok(list)
-}
-
-/// Makes a section of what was read: pages of zeros become runs without bytes.
-fn without_zeros(owner: u32, id: u32, portion: &[(u64, usize)], bytes: Vec<u8>) -> Load {
-    let page = PAGE as usize;
-    let mut head = rec::PageHead { owner, id, runs: Vec::new() };
-    let mut keep: Vec<std::ops::Range<usize>> = Vec::new();
-    let mut at = 0;
-    for &(start, len) in portion {
-        for offset in (0..len).step_by(page) {
-            let here = at + offset..at + offset + page;
-            let zero = is_zero(&bytes[here.clone()]);
-            let address = start + offset as u64;
-            match head.runs.last_mut() {
-                Some(run) if run.zero == zero && run.start + run.pages * PAGE == address => run.pages += 1,
-                _ => head.runs.push(rec::PageRun { start: address, pages: 1, zero, huge: false }),
-            }
-            if !zero {
-                match keep.last_mut() {
-                    Some(last) if last.end == here.start => last.end = here.end,
-                    _ => keep.push(here),
-                }
-            }
-        }
-        at += len;
-    }
-    Load { head, bytes, keep }
-}
-
-/// Looks at the first word first: most pages are told by it.
-fn is_zero(page: &[u8]) -> bool {
-    page[..8] == [0; 8] && page.as_chunks::<64>().0.iter().all(|chunk| *chunk == [0; 64])
+/// Large, anonymous, private, and of small pages only.
+fn is_plain(vma: &rec::Vma) -> bool {
+    let bytes = vma.data_pages.saturating_mul(PAGE);
+    let special = [Special::None, Special::Heap].iter().all(|s| vma.special != i32::from(*s));
+    let odd = vma.shared || vma.grows_down || vma.droppable || vma.huge_tlb || !vma.guards.is_empty() || special;
+    let huge = !vma.huge.is_empty() || vma.advice.contains(&(libc::MADV_HUGEPAGE as u32));
+    vma.file_id == 0 && vma.shmem_id == 0 && bytes >= WORTH_REGISTERING && !odd && !huge
 }
 
 /// Where pages go, for several threads at once.
 pub struct Targets<'c> {
     model: &'c Model,
     memories: HashMap<u32, Memory>,
+    missing: HashMap<u32, MissingRanges>,
     shmems: &'c HashMap<u32, OwnedFd>,
     contents: &'c HashMap<u32, OwnedFd>,
     sysv: &'c HashMap<u32, OwnedFd>,
@@ -301,7 +153,7 @@ pub struct Targets<'c> {
 
 impl<'c> Targets<'c> {
     /// Those of a tree whose mappings and inodes are made.
-    pub fn of(cx: &'c ImportCx<'_>) -> Result<Self, KindError> {
+    pub fn of(cx: &'c ImportCx<'_>, missing: HashMap<u32, MissingRanges>) -> Result<Self, KindError> {
         let mut memories = HashMap::new();
         for (mm, index) in crate::import::first_users(cx.model) {
             if let Some(stub) = &cx.building[index].leader {
@@ -309,8 +161,77 @@ impl<'c> Targets<'c> {
                 memories.insert(mm, memory);
             }
         }
-        Ok(Self { model: cx.model, memories, shmems: &cx.shmems, contents: &cx.contents, sysv: &cx.sysv.files })
+        let (shmems, contents, sysv) = (&cx.shmems, &cx.contents, &cx.sysv.files);
+        Ok(Self { model: cx.model, memories, missing, shmems, contents, sysv })
     }
+
+    /// Writes runs of pages of one address space, whose bytes follow each other.
+    fn write(&self, id: u32, memory: &Memory, runs: &[(u64, u64)], bytes: &[u8]) -> ghost_sys::Result<()> {
+        let Some((missing, registered)) = self.missing.get(&id) else {
+            let ranges: Vec<_> = runs.iter().map(|&(start, len)| (RemoteAddr(start), len as usize)).collect();
+            return memory.write_ranges(&ranges, bytes);
+        };
+        // What is not registered is gathered, to be written by few calls.
+        let mut others = Others { memory, ranges: Vec::new(), bytes: 0..0 };
+        let mut at = 0;
+        for &(start, len) in runs {
+            let mut here = start;
+            while here < start + len {
+                let next = registered.partition_point(|r| r.1 <= here);
+                let end = start + len;
+                let (until, inside) = match registered.get(next) {
+                    Some(r) if r.0 <= here => (end.min(r.1), true),
+                    Some(r) => (end.min(r.0), false),
+                    None => (end, false),
+                };
+                let part = at..at + (until - here) as usize;
+                at = part.end;
+                if inside {
+                    fill(missing, memory, here, &bytes[part])?;
+                } else {
+                    others.add(here, part, bytes)?;
+                }
+                here = until;
+            }
+        }
+        others.flush(bytes)
+    }
+}
+
+/// Ranges whose bytes follow each other in the buffer.
+struct Others<'m> {
+    memory: &'m Memory,
+    ranges: Vec<(RemoteAddr, usize)>,
+    bytes: std::ops::Range<usize>,
+}
+
+impl Others<'_> {
+    fn add(&mut self, start: u64, part: std::ops::Range<usize>, bytes: &[u8]) -> ghost_sys::Result<()> {
+        if part.start != self.bytes.end {
+            self.flush(bytes)?;
+            self.bytes = part.start..part.start;
+        }
+        self.ranges.push((RemoteAddr(start), part.len()));
+        self.bytes.end = part.end;
+        Ok(())
+    }
+    fn flush(&mut self, bytes: &[u8]) -> ghost_sys::Result<()> {
+        self.memory.write_ranges(&std::mem::take(&mut self.ranges), &bytes[self.bytes.clone()])
+    }
+}
+
+/// Fills registered pages. One that is there already (the later section holds) is overwritten.
+fn fill(missing: &Missing, memory: &Memory, start: u64, bytes: &[u8]) -> ghost_sys::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        done += missing.copy(start + done as u64, &bytes[done..])?;
+        if done < bytes.len() {
+            let page = done..done + PAGE as usize;
+            memory.write(RemoteAddr(start + done as u64), &bytes[page.clone()])?;
+            done = page.end;
+        }
+    }
+    Ok(())
 }
 
 /// Puts the pages of one section where they belong.
@@ -319,8 +240,8 @@ pub fn import(cx: &Targets<'_>, head: &rec::PageHead, bytes: &[u8]) -> Result<()
     match head.owner {
         OWNER_MM => {
             let memory = cx.memories.get(&head.id).ok_or_else(|| alien(head))?;
-            let ranges: Vec<_> = filled.map(|r| (RemoteAddr(r.start), (r.pages * PAGE) as usize)).collect();
-            let written = memory.write_ranges(&ranges, bytes).and_then(|()| write_zeros(cx.model, memory, head));
+            let runs: Vec<_> = filled.map(|r| (r.start, r.pages * PAGE)).collect();
+            let written = cx.write(head.id, memory, &runs, bytes).and_then(|()| write_zeros(cx.model, memory, head));
             written.step_on(memory.pid(), String::new, "writing its pages")
         }
         OWNER_SHMEM | OWNER_CONTENT | OWNER_SYSV => {

@@ -38,6 +38,35 @@ pub(super) const VICTIMS: &[Victim] = &[
         let wrong = (0..4096usize).find(|&p| m.get(p * PAGE + p % PAGE) != if p % 7 == 3 { p as u8 | 1 } else { 0 });
         v.eq("first page that differs", None, wrong);
     }),
+    flagged("patchwork", &[Flag::Seconds(90)], |v| {
+        // Runs of data, of zeroes that were written, and of nothing, in mappings large and small that touch each other.
+        let m = Map::anonymous(12_288 * PAGE);
+        let class = |p: usize| match p % 611 {
+            0..97 => 0,
+            97..151 => 1,
+            r if r % 5 == 0 => 0,
+            _ => 2,
+        };
+        for p in (0..12_288).filter(|p| class(*p) > 0) {
+            m.put(p * PAGE, 0);
+            if class(p) == 2 {
+                prng_fill(p as u64, &mut m.pages(p, 1).bytes_mut()[8..]);
+            }
+        }
+        m.pages(3000, 7).protect(libc::PROT_READ);
+        m.pages(5000, 2000).protect(libc::PROT_READ);
+        m.pages(9000, 1000).protect(libc::PROT_NONE);
+        v.keep("VMAs", move || m.shapes());
+        v.wait();
+        m.protect(RW);
+        let is = |p: usize| {
+            let page = m.pages(p, 1);
+            let zero = page.bytes()[..8] == [0; 8];
+            let rest = &page.bytes()[8..];
+            zero && if class(p) == 2 { prng_differs(p as u64, rest).is_none() } else { rest.iter().all(|b| *b == 0) }
+        };
+        v.eq("first page that differs", None, (0..12_288).find(|p| !is(*p)));
+    }),
     victim("zero-pages", |v| {
         // Read but never written: the kernel's one page of zeroes. And written with zeroes: pages of its own.
         let m = Map::anonymous(512 * PAGE);

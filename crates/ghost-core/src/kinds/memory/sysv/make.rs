@@ -3,7 +3,7 @@
 use super::attached_by;
 use crate::error::{Context, KindError};
 use crate::import::ImportCx;
-use crate::kinds::memory::pages;
+use crate::kinds::memory::pages_out;
 use crate::options::Pids;
 use crate::view::TreeView;
 use ghost_image::record as rec;
@@ -64,7 +64,7 @@ impl Drop for Segments {
 fn replace(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), KindError> {
     empty(to, size)?;
     let mut buf = vec![0; 1 << 20];
-    for (start, len) in pages::extents(from, size)? {
+    for (start, len) in pages_out::extents(from, size)? {
         let end = (start + len).min(size);
         let mut at = start;
         while at < end {
@@ -286,6 +286,6 @@ mod tests {
             all
         };
         assert_eq!(read(&from), read(&to));
-        assert_eq!(pages::extents(&to, 0x5001).unwrap().len(), 2);
+        assert_eq!(pages_out::extents(&to, 0x5001).unwrap().len(), 2);
     }
 }
