@@ -9,6 +9,7 @@ use super::pages::{OWNER_MM, PAGE};
 use crate::error::{Context, KindError};
 use crate::export::PageSource;
 use crate::options::Progress;
+use ghost_image::bounds::{MAX_DATA, MAX_SECTIONS};
 use ghost_image::record as rec;
 use ghost_image::{ImageWriter, Place, Tag};
 use ghost_resource::WriteAt;
@@ -21,10 +22,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Bytes of one page section at most.
-///
-/// Small enough that all threads of an import have work soon and to the end.
-const SECTION: usize = 1 << 20;
+/// Bytes of one page section: small enough for all threads of an import to have work soon and to the end.
+const SECTION: u64 = 1 << 20;
 /// What is read at once, to be looked at while it is in the cache.
 const HOT: usize = 256 << 10;
 /// Threads at most: more of them only wait for each other and for memory.
@@ -46,7 +45,7 @@ pub fn write<W: Write + Send>(
     let workers = if total < WORTH_THREADS { 1 } else { cpus };
     let shared = Shared {
         sources,
-        todo: Mutex::new(Todo { next: 0, ranges: Cow::Borrowed(&[]), at: 0, done: 0 }),
+        todo: Mutex::new(Todo { section: section_bytes(total), next: 0, ranges: Cow::Borrowed(&[]), at: 0, done: 0 }),
         image: Mutex::new(image),
         places,
         failed: AtomicBool::new(false),
@@ -66,6 +65,12 @@ pub fn write<W: Write + Send>(
     })
 }
 
+/// Larger sections for what would take more than half of those that a ghost may have.
+fn section_bytes(total: u64) -> u64 {
+    let least = total / (MAX_SECTIONS / 2) + 1;
+    least.next_power_of_two().clamp(SECTION, MAX_DATA)
+}
+
 /// What the threads share.
 struct Shared<'s, W> {
     sources: &'s [(&'s PageSource, Pid)],
@@ -81,6 +86,8 @@ type Portion = Vec<(u64, usize)>;
 
 /// How far the sources have been given out.
 struct Todo<'s> {
+    /// Bytes of a section at most.
+    section: u64,
     /// The source after the current one.
     next: usize,
     /// (start, bytes) of the current one, where in it, and how many bytes of that range are given out.
@@ -101,7 +108,7 @@ impl<'s> Todo<'s> {
             (self.next, self.at, self.done) = (self.next + 1, 0, 0);
         }
         let mut portion = Portion::new();
-        let mut room = SECTION as u64;
+        let mut room = self.section;
         while let (true, Some(&(start, len))) = (room > 0 && portion.len() < 4096, self.ranges.get(self.at)) {
             let take = (len - self.done).min(room).min(HOT as u64);
             portion.push((start + self.done, take as usize));
@@ -316,4 +323,19 @@ pub(super) fn extents(file: &OwnedFd, size: u64) -> Result<Vec<(u64, u64)>, Kind
         at = end;
     }
     Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_grow_with_what_they_must_hold() {
+        assert_eq!(section_bytes(0), SECTION);
+        assert_eq!(section_bytes(200 << 30), SECTION);
+        for total in [1_u64 << 39, 1 << 40, 7 << 40, 30 << 40] {
+            let bytes = section_bytes(total);
+            assert!(bytes <= MAX_DATA && total / bytes < MAX_SECTIONS, "{total}: {bytes}");
+        }
+    }
 }
