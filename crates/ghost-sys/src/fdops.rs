@@ -99,8 +99,9 @@ pub fn owner(fd: BorrowedFd<'_>) -> Result<Owner> {
     // SAFETY: the kernel writes one `struct f_owner_ex`, which outlives the call.
     cvt(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWN_EX, &raw mut ex) } as i64)?;
     let mut uids = [0_u32; 2];
+    // Nobody has none; most descriptions have nobody.
     // SAFETY: the kernel writes two uid_t into the array, which outlives the call.
-    let known = unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWNER_UIDS, uids.as_mut_ptr()) } == 0;
+    let known = ex.pid != 0 && unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWNER_UIDS, uids.as_mut_ptr()) } == 0;
     let [uid, euid] = if known { uids } else { [0; 2] };
     Ok(Owner { sort: ex.sort, pid: ex.pid, signal: fcntl(fd, F_GETSIG, 0)?, uid, euid })
 }

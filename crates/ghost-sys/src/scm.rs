@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::remote::{Batch, Executor, RemoteError};
+use crate::remote::{Batch, DataRef, Executor, Outcome, RemoteError};
 use crate::{Errno, Result};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -36,26 +36,45 @@ pub fn send(socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> Result<()> {
 /// Receives one such message inside a process: the numbers that the descriptors got there, in order.
 pub fn receive_in(inside: &mut impl Executor, socket: i32, count: usize) -> std::result::Result<Vec<i32>, RemoteError> {
     let mut batch = Batch::new();
-    let room = batch.data(&control(count));
-    let byte = batch.room(1);
-    let iov = batch.data(&[[0_u8; 8], 1_u64.to_ne_bytes()].concat());
-    let len = control(count).len() as u64;
-    let words: [u64; 7] = [0, 0, 0, 1, 0, len, 0]; // name, namelen, iov, iovlen, control, controllen, flags
-    let header = batch.data(&words.map(u64::to_ne_bytes).concat());
-    batch.point(iov, byte);
-    batch.point(header.at(16), iov);
-    batch.point(header.at(32), room);
-    batch.call("recvmsg of descriptors", libc::SYS_recvmsg, &[socket.into(), header.into(), 0.into()]);
-    let outcome = inside.run(&batch)?;
-    let got = outcome.bytes(room);
-    let len = u64::from_ne_bytes(got[..8].try_into().expect("eight bytes")) as usize;
-    if len != HEADER + 4 * count {
-        return Err(RemoteError::Step {
-            step: "receiving descriptors (is RLIMIT_NOFILE too low?)",
-            errno: Errno(libc::EMFILE),
-        });
+    let receipt = Receipt::queue(&mut batch, socket, count);
+    receipt.read(&inside.run(&batch)?)
+}
+
+/// Where in a batch the numbers of received descriptors will be.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    room: DataRef,
+    count: usize,
+}
+
+impl Receipt {
+    /// Queues the receiving of one message.
+    pub fn queue(batch: &mut Batch, socket: i32, count: usize) -> Self {
+        let room = batch.data(&control(count));
+        let byte = batch.room(1);
+        let iov = batch.data(&[[0_u8; 8], 1_u64.to_ne_bytes()].concat());
+        let len = control(count).len() as u64;
+        let words: [u64; 7] = [0, 0, 0, 1, 0, len, 0]; // name, namelen, iov, iovlen, control, controllen, flags
+        let header = batch.data(&words.map(u64::to_ne_bytes).concat());
+        batch.point(iov, byte);
+        batch.point(header.at(16), iov);
+        batch.point(header.at(32), room);
+        batch.call("recvmsg of descriptors", libc::SYS_recvmsg, &[socket.into(), header.into(), 0.into()]);
+        Self { room, count }
     }
-    Ok(got[HEADER..len].chunks_exact(4).map(|b| i32::from_ne_bytes(b.try_into().expect("four bytes"))).collect())
+
+    /// The numbers, in order.
+    pub fn read(self, outcome: &Outcome) -> std::result::Result<Vec<i32>, RemoteError> {
+        let got = outcome.bytes(self.room);
+        let len = u64::from_ne_bytes(got[..8].try_into().expect("eight bytes")) as usize;
+        if len != HEADER + 4 * self.count {
+            return Err(RemoteError::Step {
+                step: "receiving descriptors (is RLIMIT_NOFILE too low?)",
+                errno: Errno(libc::EMFILE),
+            });
+        }
+        Ok(got[HEADER..len].chunks_exact(4).map(|b| i32::from_ne_bytes(b.try_into().expect("four bytes"))).collect())
+    }
 }
 
 /// A control buffer whose header announces room for `count` descriptors.
@@ -70,7 +89,7 @@ fn control(count: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remote::{Arg, Memory, Outcome};
+    use crate::remote::{Arg, Memory};
     use std::os::fd::{AsFd, FromRawFd, OwnedFd};
     use std::os::unix::net::UnixStream;
 
