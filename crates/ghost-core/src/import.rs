@@ -150,6 +150,76 @@ impl ImportCx<'_> {
     }
 }
 
+impl ImportCx<'_> {
+    /// [`ImportCx::hand_over`] of a list of descriptions to each of these processes, given in ascending order. Those that get
+    /// the same list get it at the same time: whichever of them takes a message out of the channel, it is the right one.
+    pub fn hand_over_all(
+        &mut self,
+        wanted: &[(usize, Vec<u32>)],
+        files: &HashMap<u32, OwnedFd>,
+    ) -> Result<HashMap<usize, Vec<i32>>, KindError> {
+        self.flush_all()?;
+        let mut lists: HashMap<&[u32], Vec<usize>> = HashMap::new();
+        for (index, ids) in wanted.iter().filter(|(_, ids)| !ids.is_empty()) {
+            lists.entry(ids).or_default().push(*index);
+        }
+        let mut numbers: HashMap<usize, Vec<i32>> = wanted.iter().map(|(index, _)| (*index, Vec::new())).collect();
+        let mut lists: Vec<_> = lists.into_iter().collect();
+        lists.sort_unstable_by_key(|(_, who)| who[0]);
+        for (ids, who) in lists {
+            let ours = ids.iter().map(|id| {
+                files.get(id).map(AsFd::as_fd).ok_or_else(|| {
+                    let words = format!("the ghost names file {id} and does not describe it");
+                    KindError::conflict("handing descriptors over", words).on(self.record(who[0]).pid, "")
+                })
+            });
+            let ours = ours.collect::<Result<Vec<BorrowedFd<'_>>, _>>()?;
+            for part in ours.chunks(ghost_sys::scm::MAX_FDS) {
+                for some in who.chunks((IN_FLIGHT / part.len()).max(1)) {
+                    self.hand_over_at_once(some, part, &mut numbers)?;
+                }
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn hand_over_at_once(
+        &mut self,
+        who: &[usize],
+        fds: &[BorrowedFd<'_>],
+        numbers: &mut HashMap<usize, Vec<i32>>,
+    ) -> Result<(), KindError> {
+        let mut batch = Batch::new();
+        let receipt = ghost_sys::scm::Receipt::queue(&mut batch, self.control_fd, fds.len());
+        let mut olds = Vec::with_capacity(who.len());
+        let mut work = Vec::with_capacity(who.len());
+        let mut rest = who.iter().peekable();
+        for (index, b) in self.building.iter_mut().enumerate() {
+            if rest.next_if(|w| **w == index).is_some()
+                && let Some(stub) = b.leader.as_mut()
+            {
+                let old = self.model.processes[index].pid;
+                ghost_sys::scm::send(self.control.as_fd(), fds).step_on(
+                    old,
+                    String::new,
+                    "handing descriptors over",
+                )?;
+                olds.push((index, old));
+                work.push((stub, &batch));
+            }
+        }
+        for (result, (index, old)) in Stub::run_all(&mut work).into_iter().zip(olds) {
+            let got = result.and_then(|outcome| receipt.read(&outcome)).map_err(|e| remote(old, e))?;
+            numbers.entry(index).or_default().extend(got);
+        }
+        Ok(())
+    }
+}
+
+/// Descriptors that are on their way at the same time, at most: the kernel counts them against a limit of the user, and the
+/// messages against the room of the channel.
+const IN_FLIGHT: usize = 64;
+
 /// An error from inside a process under construction.
 pub fn remote(pid: Pid, e: RemoteError) -> KindError {
     KindError::new("building the process", e).on(pid, "")
@@ -345,7 +415,7 @@ fn high_number(model: &Model) -> i32 {
 }
 
 /// The same descriptor under this number or a higher one.
-fn raise(fd: OwnedFd, at_least: i32) -> Result<OwnedFd, KindError> {
+pub(crate) fn raise(fd: OwnedFd, at_least: i32) -> Result<OwnedFd, KindError> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|soft| soft <= at_least as u64 + 1024) {

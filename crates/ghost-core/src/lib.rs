@@ -5,6 +5,7 @@
 //! process ◀─ thaw   ◀─ rebuild ◀─ import each kind ◀─ ghost stream ◀─ resource
 //! ```
 
+mod abreast;
 pub mod ahead;
 pub mod asleep;
 mod detour;

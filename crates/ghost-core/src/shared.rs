@@ -9,6 +9,7 @@ use ghost_sys::{Errno, fdops};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// What two descriptors of one description have in common, cheap to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +22,7 @@ struct Group {
 /// A description that has an id.
 #[derive(Debug)]
 struct Seen {
-    ours: OwnedFd,
+    ours: Arc<OwnedFd>,
     id: u32,
 }
 
@@ -35,8 +36,8 @@ pub struct Shared {
     pub(crate) contents: crate::model::Ids<(u64, u64)>,
     /// Ids of pipes.
     pub(crate) pipes: crate::model::Ids<(u64, u64)>,
-    /// What fresh sockets have.
-    pub(crate) socket_defaults: crate::kinds::socket::options::Defaults,
+    /// The pipe through which others are looked at.
+    pub(crate) glass: crate::kinds::fd::pipe::Glass,
     /// Records of file mappings and executables, by inode and access.
     pub(crate) opened: HashMap<(u64, u64, u32), u32>,
 }
@@ -50,7 +51,7 @@ impl Shared {
             Ok(at) => Ok((group[at].id, false)),
             Err(at) => {
                 self.files += 1;
-                group.insert(at, Seen { ours: fd.ours.try_clone()?, id: self.files });
+                group.insert(at, Seen { ours: Arc::clone(&fd.ours), id: self.files });
                 Ok((self.files, true))
             }
         }

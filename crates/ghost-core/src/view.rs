@@ -2,27 +2,17 @@
 //!
 //! A view is taken without touching anything, of a running tree (`ghost check`) or of a frozen one (export).
 
+pub mod descriptor;
+
+pub use descriptor::{FdView, SocketView};
+
+use crate::abreast;
 use crate::error::{Context, KindError};
 use ghost_sys::kcmp::{self, Resource};
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::{Pid, pidfd};
 use std::cmp::Ordering;
-use std::os::fd::{AsFd, OwnedFd};
-
-/// One open descriptor, seen from outside.
-#[derive(Debug)]
-pub struct FdView {
-    /// Its number.
-    pub fd: i32,
-    /// What /proc/PID/fd/N names: a path, `pipe:[123]`, `anon_inode:[eventfd]`.
-    pub link: Vec<u8>,
-    /// /proc/PID/fdinfo/N.
-    pub info: proc::FdInfo,
-    /// The same open file description, as a descriptor of ours (pidfd_getfd).
-    pub ours: OwnedFd,
-    /// Its inode.
-    pub stat: rustix::fs::Stat,
-}
+use std::os::fd::OwnedFd;
 
 /// One process, seen from outside.
 #[derive(Debug)]
@@ -92,7 +82,36 @@ pub struct TreeView {
     pub sockets: std::cell::OnceCell<crate::kinds::socket::Facts>,
     /// The System V segments of the host; listed once, when one is attached in the tree.
     pub sysv: std::cell::OnceCell<Vec<proc::ShmSegment>>,
+    /// Its pipes and sockets by inode; sorted once, when somebody asks.
+    pub inodes: std::cell::OnceCell<crate::kinds::fd::inodes::Inodes>,
 }
+
+/// A part of what is looked at in one process.
+enum Part {
+    Memory(usize),
+    Descriptors(usize, Vec<i32>),
+}
+
+impl Part {
+    /// How many descriptors of ours it takes.
+    fn descriptors(&self) -> usize {
+        match self {
+            Self::Memory(_) => 0,
+            Self::Descriptors(_, numbers) => numbers.len(),
+        }
+    }
+}
+
+/// What a part has shown.
+enum Seen {
+    Memory(usize, Vec<proc::Smap>),
+    Descriptors(usize, Vec<FdView>),
+}
+
+/// Descriptors that one thread looks at before it takes the next part.
+const DESCRIPTORS: usize = 64;
+/// Parts and processes from which on other threads are worth their start.
+const WORTH: usize = 4;
 
 impl TreeView {
     /// Looks at these processes, given parents before children.
@@ -106,25 +125,56 @@ impl TreeView {
             Sharers::new(Resource::Fs),
             Sharers::new(Resource::Sighand),
         ];
-        for &pid in pids {
-            let index = view.processes.len();
-            let Some(mut process) = look(pid, index == 0)? else { continue };
+        make_room(3 * pids.len());
+        let looked = abreast::each(&pids.iter().enumerate().collect::<Vec<_>>(), WORTH, |&(i, &pid)| look(pid, i == 0));
+        for process in looked {
+            let Some(mut process) = process? else { continue };
             if !process.is_zombie() {
-                let live = process.live;
+                let (index, pid, live) = (view.processes.len(), process.pid, process.live);
                 let [mm, files, fs, sighand] =
                     sharers.each_mut().map(|s| s.find(&view.processes, live, index).step_on(pid, String::new, "kcmp"));
                 (process.shares_mm, process.shares_files) = (mm?, files?);
                 (process.shares_fs, process.shares_sighand) = (fs?, sighand?);
-                if process.shares_mm.is_none() {
-                    process.smaps = proc::read_smaps(&process.dir).step_on(pid, String::new, "reading its smaps")?;
-                }
-                if process.shares_files.is_none() {
-                    process.fds = descriptors(&process)?;
-                }
             }
             view.processes.push(process);
         }
+        view.look_closer()?;
         Ok(view)
+    }
+
+    /// Looks at every address space and every descriptor table.
+    fn look_closer(&mut self) -> Result<(), KindError> {
+        let processes = &self.processes;
+        let mut parts = Vec::with_capacity(2 * processes.len());
+        for (index, process) in processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()) {
+            if process.shares_mm.is_none() {
+                parts.push(Part::Memory(index));
+            }
+            if process.shares_files.is_none() {
+                let mut numbers =
+                    proc::read_fds(&process.dir).step_on(process.pid, String::new, "listing its descriptors")?;
+                numbers.sort_unstable();
+                parts.extend(numbers.chunks(DESCRIPTORS).map(|some| Part::Descriptors(index, some.to_vec())));
+            }
+        }
+        make_room(parts.iter().map(Part::descriptors).sum());
+        let seen = abreast::each(&parts, WORTH, |part| match part {
+            Part::Memory(index) => {
+                let process = &processes[*index];
+                let smaps = proc::read_smaps(&process.dir).step_on(process.pid, String::new, "reading its smaps")?;
+                Ok(Seen::Memory(*index, smaps))
+            }
+            Part::Descriptors(index, numbers) => {
+                Ok(Seen::Descriptors(*index, descriptor::look(&processes[*index], numbers)?))
+            }
+        });
+        for seen in seen {
+            match seen? {
+                Seen::Memory(index, smaps) => self.processes[index].smaps = smaps,
+                Seen::Descriptors(index, fds) => self.processes[index].fds.extend(fds),
+            }
+        }
+        Ok(())
     }
 
     /// The process and everything below it, as it runs now.
@@ -142,6 +192,21 @@ impl TreeView {
         Self::collect(&pids)
     }
 }
+
+/// Makes room in our own descriptor table while this is the only thread: with several the kernel waits for all CPUs (RCU) each
+/// time that it grows, some 10 ms.
+fn make_room(more: usize) {
+    let used = ProcDir::own().and_then(|own| proc::read_fds(&own)).map_or(0, |fds| fds.len());
+    if used + more >= FIRST_ROOM
+        && let Ok((fd, _)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+    {
+        // Where the limit forbids it, what needs the room will say so.
+        drop(crate::import::raise(fd, (used + more + FIRST_ROOM) as i32));
+    }
+}
+
+/// Descriptors for which every process has room.
+const FIRST_ROOM: usize = 64;
 
 /// Processes that have an object of one sort of their own, in the order in which kcmp sorts those objects.
 struct Sharers {
@@ -224,24 +289,4 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
         shares_fs: None,
         shares_sighand: None,
     }))
-}
-
-fn descriptors(process: &ProcessView) -> Result<Vec<FdView>, KindError> {
-    let pid = process.pid;
-    let mut numbers = proc::read_fds(&process.dir).step_on(pid, String::new, "listing its descriptors")?;
-    numbers.sort_unstable();
-    let mut fds = Vec::with_capacity(numbers.len());
-    for fd in numbers {
-        let what = || format!("fd {fd}");
-        let ours = match pidfd::getfd(process.pidfd.as_fd(), fd) {
-            Ok(ours) => ours,
-            Err(ghost_sys::Errno(9)) => continue, // EBADF: closed since it was listed; a running process may do so
-            Err(e) => return Err(KindError::new("pidfd_getfd", e).on(pid, what())),
-        };
-        let link = process.dir.link(&format!("fd/{fd}")).step_on(pid, what, "reading its link")?;
-        let info = proc::read_fdinfo(&process.dir, fd).step_on(pid, what, "reading its fdinfo")?;
-        let stat = rustix::fs::fstat(&ours).step_on(pid, what, "fstat")?;
-        fds.push(FdView { fd, link, info, ours, stat });
-    }
-    Ok(fds)
 }

@@ -7,6 +7,7 @@
 //! Noted: a cgroup that is not there any more or takes nobody in. Its limits are not the program's to make, so it is not
 //! made anew; the program runs in that of the restorer.
 
+use crate::abreast;
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
@@ -19,9 +20,11 @@ use std::path::{Path, PathBuf};
 /// Adds where each process is, and each thread that is elsewhere.
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let own = ProcDir::own().and_then(|d| proc::read_cgroup(&d)).step("looking up ghost's own cgroups")?;
-    for (index, process) in cx.view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()) {
+    let living: Vec<_> = cx.view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()).collect();
+    let all = abreast::each(&living, abreast::PROCESSES, |(_, p)| proc::read_cgroup(&p.dir));
+    for ((index, process), of_process) in living.into_iter().zip(all) {
         let pid = process.pid;
-        let of_process = proc::read_cgroup(&process.dir).step_on(pid, String::new, "reading its cgroups")?;
+        let of_process = of_process.step_on(pid, String::new, "reading its cgroups")?;
         for thread in process.threads.iter().filter(|t| t.tid != process.live && !t.status.is_dead()) {
             let read = process.dir.thread(thread.tid).and_then(|d| proc::read_cgroup(&d));
             let theirs = read.step_on(pid, || format!("tid {}", thread.tid), "reading its cgroups")?;

@@ -3,6 +3,7 @@
 //! Read: `/proc/PID/ns`. A process that is in another namespace than ghost, or has made one for its children, is refused: what a
 //! namespace holds (mounts, interfaces, host name, clocks) would not come along.
 
+use crate::abreast;
 use crate::error::Blocker;
 use crate::view::TreeView;
 use ghost_sys::proc::ProcDir;
@@ -26,13 +27,16 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
     let Ok(own) = ProcDir::own() else { return };
     let number = |dir: &ProcDir, name: &str| dir.stat(&format!("ns/{name}")).ok().map(|s| s.st_ino);
     let ours = SORTS.map(|(name, _)| number(&own, name));
-    for process in view.processes.iter().filter(|p| !p.is_zombie()) {
+    let living: Vec<_> = view.processes.iter().filter(|p| !p.is_zombie()).collect();
+    let all = abreast::each(&living, abreast::PROCESSES, |process| {
         let differs = SORTS.iter().zip(&ours).filter(|((name, _), ours)| {
             let theirs = number(&process.dir, name);
             // A kernel without this sort has no such link.
             ours.is_some() && theirs.is_some() && theirs != **ours
         });
-        let names: Vec<&str> = differs.map(|((_, what), _)| *what).collect();
+        differs.map(|((_, what), _)| *what).collect::<Vec<&str>>()
+    });
+    for (process, names) in living.into_iter().zip(all) {
         if !names.is_empty() {
             out.push(Blocker {
                 pid: process.pid,

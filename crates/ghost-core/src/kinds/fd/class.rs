@@ -7,7 +7,7 @@ use crate::view::FdView;
 use rustix::fs::{FileType, OFlags};
 
 /// A sort of file.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Class {
     /// A regular file of some file system, a memfd, or anything that was opened with O_PATH.
     Regular,
@@ -44,7 +44,7 @@ pub enum Class {
 }
 
 /// Why a sort can't travel.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// As `--accept` names it.
     pub kind: &'static str,
@@ -72,6 +72,10 @@ const MQUEUE_MAGIC: i64 = 0x1980_0202;
 
 /// The sort of file behind a descriptor.
 pub fn of(fd: &FdView) -> Class {
+    fd.class.get_or_init(|| tell(fd)).clone()
+}
+
+fn tell(fd: &FdView) -> Class {
     if fd.info.flags & OFlags::PATH.bits() != 0 {
         return Class::Regular;
     }

@@ -14,6 +14,7 @@ pub mod device;
 pub mod epoll;
 pub mod eventfd;
 pub mod external;
+pub mod inodes;
 pub mod inotify;
 pub mod lock;
 pub mod ns;

@@ -45,10 +45,9 @@ pub fn names(path: &[u8], stat: &Stat) -> bool {
 pub fn path_of_link(process: &ProcessView, name: &str) -> Result<rec::Path, KindError> {
     let what = || format!("its {name}");
     let link = process.dir.link(name).step_on(process.pid, what, "reading the link")?;
-    let ours =
-        process.dir.open_file(name, OFlags::PATH.bits() as i32).step_on(process.pid, what, "looking at the file")?;
-    let stat = rustix::fs::fstat(&ours).step_on(process.pid, what, "looking at the file")?;
-    Ok(of(&link, &stat))
+    // Through the link itself, not by the path that it shows.
+    let stat = rustix::fs::statat(&process.dir, name, AtFlags::empty());
+    Ok(of(&link, &stat.step_on(process.pid, what, "looking at the file")?))
 }
 
 /// The name that a file of the ghost has here: as the user mapped it (`--map-file OLD=NEW`, a file or a directory).

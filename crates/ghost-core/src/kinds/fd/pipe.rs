@@ -8,7 +8,7 @@
 //! Not carried: how the bytes of a stream lay in the slots of the buffer, which only shows in how much more fits in.
 
 use super::class::Refusal;
-use super::{external, note, outside, path, regular};
+use super::{external, inodes, note, outside, path, regular};
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
@@ -59,16 +59,10 @@ pub fn leads_out(view: &TreeView, fd: &FdView) -> bool {
     }
     // Nobody that we can see. An end that is missing has been closed, or is held by somebody that we can't see:
     // the kernel tells which.
-    let mut reads = false;
-    let mut writes = false;
-    for other in view.processes.iter().flat_map(|p| &p.fds).filter(|o| o.link == fd.link) {
-        let access = other.info.flags & ACCESS;
-        reads |= access != OFlags::WRONLY.bits();
-        writes |= access != OFlags::RDONLY.bits();
-    }
-    let flying = crate::kinds::socket::facts(view).flying.contains(&fd.stat.st_ino);
-    let both_ends_here = reads && writes;
-    !both_ends_here && !flying && !is_widowed(fd.ours.as_fd())
+    let ends = inodes::inodes(view).pipe(fd);
+    let both_ends_here = ends.reader.is_some() && ends.writes;
+    let flying = || crate::kinds::socket::facts(view).flying.contains(&fd.stat.st_ino);
+    !both_ends_here && !flying() && !is_widowed(fd.ours.as_fd())
 }
 
 /// Whether the other end of this pipe is closed.
@@ -83,25 +77,18 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
     let identity = (fd.stat.st_dev, fd.stat.st_ino);
     let (id, new) = cx.shared.pipes.get(identity);
     if new {
-        let writer_packets = cx.view.processes.iter().flat_map(|p| &p.fds).any(|o| {
-            (o.stat.st_dev, o.stat.st_ino) == identity
-                && o.info.flags & ACCESS != OFlags::RDONLY.bits()
-                && o.info.flags & DIRECT != 0
-        });
-        let reader = cx.view.processes.iter().flat_map(|p| &p.fds).find(|o| {
-            (o.stat.st_dev, o.stat.st_ino) == identity
-                && o.info.flags & (ACCESS | OFlags::PATH.bits()) != OFlags::WRONLY.bits()
-        });
+        let view = cx.view;
+        let ends = inodes::inodes(view).pipe(fd);
         let size = rustix::pipe::fcntl_getpipe_size(&fd.ours).step("asking for the size of the pipe")?;
         // Without a reader in the tree nobody will ever read them, but for one who opens the FIFO: then they are not ours.
-        let packets = match reader {
-            Some(reader) => peek(reader.ours.as_fd(), size)?,
+        let packets = match ends.reader {
+            Some((p, f)) => cx.shared.glass.peek(view.processes[p].fds[f].ours.as_fd(), size)?,
             None => Vec::new(),
         };
         cx.model.pipes.push(rec::Pipe {
             id,
             size: size as u32,
-            packet_mode: writer_packets || packets.len() > 1,
+            packet_mode: ends.packets || packets.len() > 1,
             packets,
             mode: fd.stat.st_mode,
             uid: fd.stat.st_uid,
@@ -110,8 +97,9 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
     }
     if fd.info.flags & (ACCESS | OFlags::PATH.bits()) != OFlags::WRONLY.bits() {
         // A reader that is only in flight: no descriptor of the tree could look into the pipe.
-        if let Some(pipe) = cx.model.pipes.iter_mut().find(|p| p.id == id).filter(|p| p.packets.is_empty()) {
-            pipe.packets = peek(fd.ours.as_fd(), pipe.size as usize)?;
+        let place = cx.model.pipes.binary_search_by_key(&id, |p| p.id);
+        if let Some(pipe) = place.ok().map(|at| &mut cx.model.pipes[at]).filter(|p| p.packets.is_empty()) {
+            pipe.packets = cx.shared.glass.peek(fd.ours.as_fd(), pipe.size as usize)?;
             pipe.packet_mode |= pipe.packets.len() > 1;
         }
     }
@@ -119,38 +107,76 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
     Ok(rec::PipeEnd { pipe_id: id, fifo, path: fifo.then(|| path::of(&fd.link, &fd.stat)) })
 }
 
-/// What lies in a pipe, without taking it: one entry for a stream, one for each packet in packet mode.
-fn peek(reader: BorrowedFd<'_>, size: usize) -> Result<Vec<Vec<u8>>, KindError> {
-    let waiting = fdops::readable_bytes(reader).step("asking how much lies in the pipe")?;
-    if waiting == 0 {
-        return Ok(Vec::new());
-    }
-    let (out, into) =
-        rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).step("making a pipe to look through")?;
-    // As many slots as the original has: each is copied as it is.
-    rustix::pipe::fcntl_setpipe_size(&into, size).step("giving a pipe its size")?;
-    let copied = rustix::pipe::tee(reader, &into, size.max(waiting), SpliceFlags::NONBLOCK)
-        .step("copying what lies in the pipe")?;
-    if copied != waiting {
-        return Err(KindError::conflict("copying what lies in the pipe", format!("{copied} bytes of {waiting} came")));
-    }
-    drop(into);
-    let mut packets = Vec::new();
-    let mut buf = vec![0_u8; waiting];
-    loop {
-        let n = rustix::io::read(&out, buf.as_mut_slice()).step("reading the copy")?;
-        if n == 0 {
-            return Ok(packets);
+/// A pipe of ours through which others are looked at, kept for the next.
+#[derive(Debug, Default)]
+pub(crate) struct Glass(Option<(OwnedFd, OwnedFd, usize)>);
+
+impl Glass {
+    /// What lies in a pipe, without taking it: one entry for a stream, one for each packet in packet mode.
+    fn peek(&mut self, reader: BorrowedFd<'_>, size: usize) -> Result<Vec<Vec<u8>>, KindError> {
+        let waiting = fdops::readable_bytes(reader).step("asking how much lies in the pipe")?;
+        if waiting == 0 {
+            return Ok(Vec::new());
         }
-        packets.push(buf[..n].to_vec());
+        // Kept only if it is empty again in the end.
+        let (out, into, room) = if let Some(kept) = self.0.take() {
+            kept
+        } else {
+            let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+            let (out, into) = rustix::pipe::pipe_with(flags).step("making a pipe to look through")?;
+            let room = rustix::pipe::fcntl_getpipe_size(&into).step("asking for the size of a pipe")?;
+            (out, into, room)
+        };
+        // As many slots as the original has, at least: each is copied as it is.
+        let room = if room < size {
+            rustix::pipe::fcntl_setpipe_size(&into, size).step("giving a pipe its size")?
+        } else {
+            room
+        };
+        let copied = rustix::pipe::tee(reader, &into, size.max(waiting), SpliceFlags::NONBLOCK)
+            .step("copying what lies in the pipe")?;
+        if copied != waiting {
+            return Err(KindError::conflict(
+                "copying what lies in the pipe",
+                format!("{copied} bytes of {waiting} came"),
+            ));
+        }
+        let mut packets = Vec::new();
+        let mut buf = vec![0_u8; waiting];
+        let mut read = 0;
+        while read < copied {
+            let n = rustix::io::read(&out, buf.as_mut_slice()).step("reading the copy")?;
+            read += n;
+            packets.push(buf[..n].to_vec());
+        }
+        self.0 = Some((out, into, room));
+        Ok(packets)
     }
 }
 
 /// A pipe that has been made again: both of its ends, as long as descriptions are made from them.
 struct Made {
-    read: OwnedFd,
-    write: OwnedFd,
-    taken: [bool; 2],
+    read: End,
+    write: End,
+}
+
+/// An end of it that is ours.
+enum End {
+    /// As `pipe2(2)` made it: the first description that can be it becomes it.
+    Fresh(OwnedFd),
+    /// It has become the description with this id.
+    Given(u32),
+}
+
+impl End {
+    fn get<'f>(&'f self, files: &'f HashMap<u32, OwnedFd>) -> Result<BorrowedFd<'f>, KindError> {
+        match self {
+            Self::Fresh(fd) => Some(fd),
+            Self::Given(id) => files.get(id),
+        }
+        .map(AsFd::as_fd)
+        .ok_or_else(|| KindError::conflict("opening an end of a pipe", "its first description is gone"))
+    }
 }
 
 /// The pipes of a ghost while its descriptions are opened.
@@ -193,7 +219,8 @@ impl Pipes {
         let flags = file.flags & !(regular::NOT_AGAIN | regular::ASYNC);
         if end.fifo {
             if end.path.as_ref().is_some_and(|p| p.deleted) {
-                let fd = regular::reopen(pipe.read.as_fd(), flags | OFlags::NONBLOCK.bits()).step("opening a FIFO")?;
+                let fd = regular::reopen(pipe.read.get(&cx.files)?, flags | OFlags::NONBLOCK.bits())
+                    .step("opening a FIFO")?;
                 regular::set_flags(fd.as_fd(), flags)?;
                 return Ok(fd);
             }
@@ -205,27 +232,33 @@ impl Pipes {
             let fd = path::open(cx, at, flags, 0)?;
             return Ok(fd);
         }
-        let (ours, side) = match file.flags & ACCESS {
-            0 => (&pipe.read, 0),
-            1 => (&pipe.write, 1),
-            _ => (&pipe.read, 2),
+        let (ours, one_way) = match file.flags & ACCESS {
+            0 => (&mut pipe.read, true),
+            1 => (&mut pipe.write, true),
+            _ => (&mut pipe.read, false),
         };
         // The ends that pipe2 makes lack a flag that every open sets.
-        if side < 2 && flags & LARGEFILE == 0 && !pipe.taken[side] {
-            pipe.taken[side] = true;
-            let fd = rustix::io::fcntl_dupfd_cloexec(ours, 3).step("taking an end of the pipe")?;
+        if one_way
+            && flags & LARGEFILE == 0
+            && matches!(ours, End::Fresh(_))
+            && let End::Fresh(fd) = std::mem::replace(ours, End::Given(file.id))
+        {
             regular::set_flags(fd.as_fd(), flags)?;
             return Ok(fd);
         }
-        let fd =
-            regular::reopen(ours.as_fd(), flags | OFlags::NONBLOCK.bits()).step("opening an end of the pipe again")?;
+        // Packets can be asked for of one that is open; opening one for them is refused.
+        let fd = regular::reopen(ours.get(&cx.files)?, flags & !DIRECT | OFlags::NONBLOCK.bits())
+            .step("opening an end of the pipe again")?;
         regular::set_flags(fd.as_fd(), flags)?;
         Ok(fd)
     }
 }
 
 fn make(pipe: &rec::Pipe) -> Result<Made, KindError> {
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step("making the pipe")?;
+    // Not to wait, whatever the ghost wants to put in; the descriptions get flags of their own.
+    let mut how = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+    how.set(PipeFlags::DIRECT, pipe.packet_mode);
+    let (read, write) = rustix::pipe::pipe_with(how).step("making the pipe")?;
     resize(write.as_fd(), pipe)?;
     fill(write.as_fd(), pipe)?;
     let stat = rustix::fs::fstat(&read).step("looking at the pipe")?;
@@ -237,7 +270,7 @@ fn make(pipe: &rec::Pipe) -> Result<Made, KindError> {
     if stat.st_mode & 0o7777 != pipe.mode & 0o7777 {
         let _ = rustix::fs::fchmod(&read, Mode::from_raw_mode(pipe.mode & 0o7777));
     }
-    Ok(Made { read, write, taken: [false; 2] })
+    Ok(Made { read: End::Fresh(read), write: End::Fresh(write) })
 }
 
 fn resize(end: BorrowedFd<'_>, pipe: &rec::Pipe) -> Result<(), KindError> {
@@ -250,21 +283,18 @@ fn resize(end: BorrowedFd<'_>, pipe: &rec::Pipe) -> Result<(), KindError> {
     Ok(())
 }
 
-/// Writes what lay in the pipe; never waits.
+/// Writes what lay in the pipe, which was opened not to wait, and for packets where there were some.
 fn fill(write: BorrowedFd<'_>, pipe: &rec::Pipe) -> Result<(), KindError> {
     if pipe.packets.is_empty() {
         return Ok(());
     }
-    let before = fdops::flags(write).step("reading the flags of the pipe")?;
-    let packets = if pipe.packet_mode { DIRECT } else { 0 };
-    fdops::set_flags(write, before | packets | OFlags::NONBLOCK.bits()).step("setting the flags of the pipe")?;
     for packet in &pipe.packets {
         let n = rustix::io::write(write, packet).step("filling the pipe")?;
         if n != packet.len() {
             return Err(KindError::conflict("filling the pipe", format!("{n} bytes of {} went in", packet.len())));
         }
     }
-    fdops::set_flags(write, before).step("setting the flags of the pipe")
+    Ok(())
 }
 
 /// A FIFO whose name is gone: it must have one while it is made. That of then, if it is free.
@@ -298,17 +328,22 @@ fn open_fifo(cx: &mut ImportCx<'_>, pipe: &rec::Pipe, path: &rec::Path) -> Resul
     let name = || String::from_utf8_lossy(&path.path).into_owned();
     if busy == 0 {
         resize(keeper.as_fd(), pipe)?;
+        let packets = if pipe.packet_mode { DIRECT } else { 0 };
+        let before = fdops::flags(keeper.as_fd()).step("reading the flags of the pipe")?;
+        fdops::set_flags(keeper.as_fd(), before | packets).step("setting the flags of the pipe")?;
         fill(keeper.as_fd(), pipe)?;
+        fdops::set_flags(keeper.as_fd(), before).step("setting the flags of the pipe")?;
     } else if !pipe.packets.is_empty() {
         cx.notes.push(note(0, "pipe", name(), "somebody else uses this FIFO: what lay in it is not put in again"));
     }
     let write = keeper.try_clone().step("keeping the FIFO open")?;
-    Ok(Made { read: keeper, write, taken: [false; 2] })
+    Ok(Made { read: End::Fresh(keeper), write: End::Fresh(write) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::fd::testing::importing;
 
     fn filled(flags: PipeFlags, parts: &[&[u8]]) -> (OwnedFd, OwnedFd) {
         let (r, w) = rustix::pipe::pipe_with(flags | PipeFlags::CLOEXEC).unwrap();
@@ -321,15 +356,16 @@ mod tests {
     #[test]
     fn looking_takes_nothing_and_keeps_packets() {
         let (r, _w) = filled(PipeFlags::DIRECT, &[b"one", b"two", b"three"]);
+        let mut glass = Glass::default();
         for _ in 0..2 {
-            let seen = peek(r.as_fd(), 65536).unwrap();
+            let seen = glass.peek(r.as_fd(), 65536).unwrap();
             assert_eq!(seen, [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
         }
         let (r, _w) = filled(PipeFlags::empty(), &[b"one", b"two"]);
-        assert_eq!(peek(r.as_fd(), 65536).unwrap(), [b"onetwo".to_vec()]);
+        assert_eq!(glass.peek(r.as_fd(), 65536).unwrap(), [b"onetwo".to_vec()]);
         let big = vec![7_u8; 65536];
         let (r, _w) = filled(PipeFlags::empty(), &[&big]);
-        assert_eq!(peek(r.as_fd(), 65536).unwrap(), [big]);
+        assert_eq!(glass.peek(r.as_fd(), 65536).unwrap(), [big]);
     }
 
     #[test]
@@ -342,10 +378,26 @@ mod tests {
             mode: 0o10600,
             ..rec::Pipe::default()
         };
-        let made = make(&record).unwrap();
-        assert_eq!(rustix::pipe::fcntl_getpipe_size(&made.read).unwrap(), 131072);
-        assert_eq!(peek(made.read.as_fd(), 131072).unwrap(), record.packets);
-        assert_eq!(fdops::flags(made.write.as_fd()).unwrap() & (DIRECT | OFlags::NONBLOCK.bits()), 0);
+        let mut pipes = Pipes { made: HashMap::from([(1, make(&record).unwrap())]) };
+        let end = rec::PipeEnd { pipe_id: 1, ..rec::PipeEnd::default() };
+        importing(|cx| {
+            let mut describe = |cx: &mut ImportCx<'_>, id, flags| {
+                let file = rec::File { id, flags, ..rec::File::default() };
+                let fd = pipes.end(cx, &file, &end).unwrap();
+                assert_eq!(fdops::flags(fd.as_fd()).unwrap() & !LARGEFILE, flags);
+                cx.files.insert(id, fd);
+            };
+            describe(cx, 1, 0);
+            assert_eq!(rustix::pipe::fcntl_getpipe_size(&cx.files[&1]).unwrap(), 131072);
+            assert_eq!(Glass::default().peek(cx.files[&1].as_fd(), 131072).unwrap(), record.packets);
+            // The end that pipe2 made, a second description of it, and both ends in one.
+            describe(cx, 2, OFlags::WRONLY.bits());
+            describe(cx, 3, OFlags::WRONLY.bits() | DIRECT | OFlags::NONBLOCK.bits());
+            describe(cx, 4, OFlags::RDWR.bits());
+            assert_eq!(fdops::flags(cx.files[&2].as_fd()).unwrap(), OFlags::WRONLY.bits());
+            let inode = |id| rustix::fs::fstat(&cx.files[&id]).unwrap().st_ino;
+            assert!([2, 3, 4].iter().all(|id| inode(*id) == inode(1)));
+        });
     }
 
     #[test]

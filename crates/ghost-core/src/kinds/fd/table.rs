@@ -10,8 +10,8 @@ use crate::import::ImportCx;
 use crate::view::TreeView;
 use ghost_image::record as rec;
 use ghost_sys::nr;
+use ghost_sys::remote::Batch;
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 
 /// `O_CLOEXEC`, for dup3.
 const O_CLOEXEC: u64 = 0o2000000;
@@ -71,6 +71,8 @@ pub fn owners(cx: &ImportCx<'_>) -> Vec<(u32, usize)> {
 /// Hands every table's descriptions over and moves them to their numbers.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
+    let mut wanted = Vec::new();
+    let mut tables = Vec::new();
     for (id, index) in owners(cx) {
         let pid = model.processes[index].pid;
         let table = model.fd_table(id).ok_or_else(|| {
@@ -79,9 +81,21 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         let mut fds: Vec<&rec::Fd> = table.fds.iter().collect();
         fds.sort_unstable_by_key(|fd| fd.fd);
         raise_limit(cx, index, fds.last().map_or(0, |fd| fd.fd))?;
-        place(cx, index, &fds)?;
+        if fds.iter().any(|fd| !cx.files.contains_key(&fd.file_id)) {
+            let words = "a descriptor names a description that the ghost does not have";
+            return Err(KindError::conflict("placing its descriptors", words).on(pid, ""));
+        }
+        wanted.push((index, fds.iter().map(|fd| fd.file_id).collect::<Vec<u32>>()));
+        tables.push((index, fds));
     }
-    Ok(())
+    let files = std::mem::take(&mut cx.files);
+    let handed = cx.hand_over_all(&wanted, &files);
+    cx.files = files;
+    let handed = handed?;
+    for (index, fds) in tables {
+        place(&mut cx.building[index].batch, &fds, &handed[&index]);
+    }
+    cx.flush_all()
 }
 
 /// A limit on numbers that is lower than those that the process has already: it may lower its limit at any time, and the
@@ -102,21 +116,8 @@ fn raise_limit(cx: &ImportCx<'_>, index: usize, highest: u32) -> Result<(), Kind
     })
 }
 
-fn place(cx: &mut ImportCx<'_>, index: usize, fds: &[&rec::Fd]) -> Result<(), KindError> {
-    let pid = cx.record(index).pid;
-    let files = std::mem::take(&mut cx.files);
-    let ours: Option<Vec<_>> = fds.iter().map(|fd| files.get(&fd.file_id).map(AsFd::as_fd)).collect();
-    let numbers = match ours {
-        Some(ours) => cx.hand_over(index, &ours),
-        None => Err(KindError::conflict(
-            "placing its descriptors",
-            "a descriptor names a description that the ghost does not have",
-        )),
-    };
-    cx.files = files;
-    let numbers = numbers.map_err(|e| if e.pid == 0 { e.on(pid, "") } else { e })?;
-    let batch = &mut cx.building[index].batch;
-    for (fd, number) in fds.iter().zip(numbers).rev() {
+fn place(batch: &mut Batch, fds: &[&rec::Fd], numbers: &[i32]) {
+    for (fd, &number) in fds.iter().zip(numbers).rev() {
         let wanted = fd.fd as i32;
         if number == wanted && !fd.cloexec {
             continue; // that is how they come
@@ -133,5 +134,4 @@ fn place(cx: &mut ImportCx<'_>, index: usize, fds: &[&rec::Fd]) -> Result<(), Ki
             batch.call(format!("close after dup3 to fd {wanted}"), nr::CLOSE, &[number.into()]);
         }
     }
-    cx.flush(index).map(drop)
 }

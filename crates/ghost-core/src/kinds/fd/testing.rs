@@ -2,23 +2,19 @@
 
 use crate::export::ExportCx;
 use crate::import::ImportCx;
+use crate::kinds::socket::options::Defaults;
 use crate::model::Model;
 use crate::options::{ExportOptions, ImportOptions};
 use crate::view::{FdView, TreeView};
-use ghost_sys::proc::{ProcDir, read_fdinfo};
+use ghost_sys::proc::ProcDir;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// What [`crate::view`] would see of this descriptor.
 pub fn view_of(fd: BorrowedFd<'_>) -> FdView {
     let own = ProcDir::own().unwrap();
     let number = fd.as_raw_fd();
-    FdView {
-        fd: number,
-        link: own.link(&format!("fd/{number}")).unwrap(),
-        info: read_fdinfo(&own, number).unwrap(),
-        ours: fd.try_clone_to_owned().unwrap(),
-        stat: rustix::fs::fstat(fd).unwrap(),
-    }
+    let ours = fd.try_clone_to_owned().unwrap();
+    FdView::of(&own, number, ours, &mut Defaults::default()).unwrap()
 }
 
 /// A directory of its own, removed at the end.

@@ -18,6 +18,7 @@ pub mod sysv;
 pub mod vdso;
 pub mod vma;
 
+use crate::abreast;
 use crate::error::{Blocker, Context, KindError};
 use crate::export::{ExportCx, PageSource};
 use crate::import::ImportCx;
@@ -38,17 +39,18 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
 /// Writes one [`rec::Mm`] for every address space of the tree.
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let view = cx.view;
-    for (index, process) in view.processes.iter().enumerate() {
-        if process.is_zombie() || process.shares_mm.is_some() {
-            continue;
-        }
+    let owners = view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie() && p.shares_mm.is_none());
+    let owners: Vec<_> = owners.collect();
+    let read = abreast::each(&owners, abreast::PROCESSES, |(_, process)| {
+        Ok((facts(process)?, crate::kinds::fd::path_of_link(process, "exe")?, pages::runs(process)?))
+    });
+    for ((index, process), read) in owners.into_iter().zip(read) {
         let id = cx.model.mms.len() as u32 + 1;
-        let mut mm = facts(id, process, cx.answers.processes[index].brk)?;
-        mm.exe = Some(crate::kinds::fd::path_of_link(process, "exe")?);
+        let (facts, exe, runs) = read?;
+        let mut mm = rec::Mm { id, brk: cx.answers.processes[index].brk, exe: Some(exe), ..facts };
         mm.exe_file_id = crate::kinds::fd::export_exe(cx, index)?;
         let answers = &cx.answers.processes[index].memory;
         (mm.mlock_future, mm.mlock_onfault) = (answers.lock_future, answers.lock_onfault);
-        let runs = pages::runs(process)?;
         for smap in &process.smaps {
             if let Some(vma) = vma::export(cx, index, smap, &runs)? {
                 match vma.special() {
@@ -71,17 +73,16 @@ pub fn mm_id(view: &TreeView, index: usize) -> u32 {
     view.processes[..=owner].iter().filter(|p| !p.is_zombie() && p.shares_mm.is_none()).count() as u32
 }
 
-fn facts(id: u32, process: &ProcessView, brk: u64) -> Result<rec::Mm, KindError> {
+/// What procfs tells of an address space as a whole.
+fn facts(process: &ProcessView) -> Result<rec::Mm, KindError> {
     let s = &process.stat;
     let auxv = process.dir.bytes("auxv").step_on(process.pid, String::new, "reading its auxv")?;
     Ok(rec::Mm {
-        id,
         start_code: s.start_code,
         end_code: s.end_code,
         start_data: s.start_data,
         end_data: s.end_data,
         start_brk: s.start_brk,
-        brk,
         start_stack: s.start_stack,
         arg_start: s.arg_start,
         arg_end: s.arg_end,
@@ -99,8 +100,10 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     vma::import_shmem(cx, &first_user)?;
     sysv::import(cx, &first_user)?;
     let here = vdso::Here::of(cx)?;
-    for (mm, index) in owners(model, &first_user) {
-        let numbers = vma::hand_over_files(cx, index, mm.vmas.iter())?;
+    let owners = owners(model, &first_user);
+    let mut handed = vma::hand_over_files(cx, &owners, |_| true)?;
+    for (mm, index) in owners {
+        let numbers = handed.remove(&index).unwrap_or_default();
         here.park(cx, index, mm)?;
         sysv::attach(cx, index, mm);
         for vma in &mm.vmas {
@@ -123,13 +126,12 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
 /// Makes the mappings that had to wait for the seals of what they map. Called while descriptors may still be closed.
 pub fn import_sealed(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
-    for (mm, index) in owners(model, &crate::import::first_users(model)) {
-        if !mm.vmas.iter().any(vma::is_after_seals) {
-            continue;
-        }
-        let late = || mm.vmas.iter().filter(|v| vma::is_after_seals(v));
-        let numbers = vma::hand_over_files(cx, index, late())?;
-        for vma in late() {
+    let mut owners = owners(model, &crate::import::first_users(model));
+    owners.retain(|(mm, _)| mm.vmas.iter().any(vma::is_after_seals));
+    let mut handed = vma::hand_over_files(cx, &owners, vma::is_after_seals)?;
+    for (mm, index) in owners {
+        let numbers = handed.remove(&index).unwrap_or_default();
+        for vma in mm.vmas.iter().filter(|v| vma::is_after_seals(v)) {
             vma::import_sealed(&mut cx.building[index].batch, vma, &numbers);
         }
         for number in vma::distinct(&numbers) {
@@ -142,18 +144,25 @@ pub fn import_sealed(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
 /// Gives the mappings their protection, advice, locks, names and seals, and the kernel its notes.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
-    let mut done = std::collections::HashSet::new();
-    for (index, process) in model.processes.iter().enumerate() {
-        let Some(mm) = model.mm(process.mm_id).filter(|mm| process.zombie.is_none() && done.insert(mm.id)) else {
-            continue;
-        };
+    let mut owners = owners(model, &crate::import::first_users(model));
+    owners.sort_unstable_by_key(|(_, index)| *index);
+    let exes = owners.iter().map(|(mm, index)| {
+        let known = cx.files.contains_key(&mm.exe_file_id);
+        (*index, if known { vec![mm.exe_file_id] } else { Vec::new() })
+    });
+    let exes: Vec<_> = exes.collect();
+    let files = std::mem::take(&mut cx.files);
+    let exes = cx.hand_over_all(&exes, &files);
+    cx.files = files;
+    let exes = exes?;
+    for (mm, index) in owners {
         for vma in &mm.vmas {
             vma::finish(&mut cx.building[index].batch, vma);
             if cx.building[index].batch.len() > 3000 {
                 cx.flush(index)?;
             }
         }
-        mm_map(cx, index, mm)?;
+        mm_map(&mut cx.building[index].batch, mm, exes[&index].first().copied().unwrap_or(-1));
         for vma in mm.vmas.iter().filter(|v| v.sealed) {
             vma::seal(&mut cx.building[index].batch, vma);
         }
@@ -174,15 +183,7 @@ fn owners<'m>(
 }
 
 /// PR_SET_MM_MAP (Linux 3.18; CAP_SYS_RESOURCE is not needed for it): what `/proc/PID/{stat,cmdline,environ,auxv,exe}` tell.
-fn mm_map(cx: &mut ImportCx<'_>, index: usize, mm: &rec::Mm) -> Result<(), KindError> {
-    let exe = match cx.files.get(&mm.exe_file_id) {
-        Some(file) => {
-            use std::os::fd::AsFd;
-            let ours = rustix::io::fcntl_dupfd_cloexec(file.as_fd(), 0).step("dup of the executable")?;
-            cx.hand_over(index, &[ours.as_fd()])?[0]
-        }
-        None => -1,
-    };
+fn mm_map(batch: &mut Batch, mm: &rec::Mm, exe: i32) {
     let map = ghost_sys::prctl_mm::MmMap {
         start_code: mm.start_code,
         end_code: mm.end_code,
@@ -197,10 +198,8 @@ fn mm_map(cx: &mut ImportCx<'_>, index: usize, mm: &rec::Mm) -> Result<(), KindE
         env_end: mm.env_end,
         exe_fd: exe,
     };
-    let batch: &mut Batch = &mut cx.building[index].batch;
     ghost_sys::prctl_mm::call(batch, &map, &mm.auxv);
     if exe >= 0 {
         batch.call("close of the executable", libc::SYS_close, &[exe.into()]);
     }
-    Ok(())
 }

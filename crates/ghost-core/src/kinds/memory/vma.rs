@@ -15,7 +15,6 @@ use ghost_image::record::vma::Special;
 use ghost_sys::proc::{Smap, VmFlags};
 use ghost_sys::remote::{Batch, Label};
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::AsFd;
 
 /// What backs a mapping, told from its name, device and flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,40 +244,36 @@ pub struct Numbers {
     shmems: HashMap<u32, i32>,
 }
 
-/// Gives a process the descriptors that its mappings are made from.
-pub fn hand_over_files<'v>(
+/// Gives processes the descriptors that those of their mappings are made from which `which` chooses.
+pub fn hand_over_files(
     cx: &mut ImportCx<'_>,
-    index: usize,
-    vmas: impl Iterator<Item = &'v rec::Vma>,
-) -> Result<Numbers, KindError> {
-    let mut files = BTreeSet::new();
-    let mut shmems = BTreeSet::new();
-    for vma in vmas {
-        files.extend(Some(vma.file_id).filter(|&id| id != 0));
-        shmems.extend(Some(vma.shmem_id).filter(|&id| id != 0));
+    owners: &[(&rec::Mm, usize)],
+    which: impl Fn(&rec::Vma) -> bool,
+) -> Result<HashMap<usize, Numbers>, KindError> {
+    let chosen = |of: fn(&rec::Vma) -> u32| {
+        let ids = owners.iter().map(|(mm, index)| {
+            let ids: BTreeSet<u32> = mm.vmas.iter().filter(|v| which(v)).map(of).filter(|&id| id != 0).collect();
+            (*index, ids.into_iter().collect::<Vec<u32>>())
+        });
+        let mut ids: Vec<_> = ids.collect();
+        ids.sort_unstable_by_key(|(index, _)| *index);
+        ids
+    };
+    let (files, shmems) = (chosen(|v| v.file_id), chosen(|v| v.shmem_id));
+    let ours = (std::mem::take(&mut cx.files), std::mem::take(&mut cx.shmems));
+    let of_files = cx.hand_over_all(&files, &ours.0);
+    let of_shmems = cx.hand_over_all(&shmems, &ours.1);
+    (cx.files, cx.shmems) = ours;
+    let (of_files, of_shmems) = (of_files?, of_shmems?);
+    let mut handed: HashMap<usize, Numbers> = HashMap::new();
+    for ((index, files), (_, shmems)) in files.into_iter().zip(shmems) {
+        let numbers = Numbers {
+            files: files.into_iter().zip(of_files[&index].iter().copied()).collect(),
+            shmems: shmems.into_iter().zip(of_shmems[&index].iter().copied()).collect(),
+        };
+        handed.insert(index, numbers);
     }
-    let mut ours = Vec::new();
-    for id in &files {
-        let file = cx.files.get(id).ok_or_else(|| {
-            KindError::conflict("making its mappings", format!("the ghost maps file {id} but does not describe it"))
-        })?;
-        ours.push(rustix::io::fcntl_dupfd_cloexec(file.as_fd(), 0).step("dup of a mapped file")?);
-    }
-    for id in &shmems {
-        let file = cx.shmems.get(id).ok_or_else(|| {
-            KindError::conflict(
-                "making its mappings",
-                format!("the ghost maps shared memory {id} but does not describe it"),
-            )
-        })?;
-        ours.push(rustix::io::fcntl_dupfd_cloexec(file.as_fd(), 0).step("dup of shared memory")?);
-    }
-    let borrowed: Vec<_> = ours.iter().map(AsFd::as_fd).collect();
-    let mut numbers = cx.hand_over(index, &borrowed)?.into_iter();
-    Ok(Numbers {
-        files: files.into_iter().zip(numbers.by_ref()).collect(),
-        shmems: shmems.into_iter().zip(numbers).collect(),
-    })
+    Ok(handed)
 }
 
 /// Every number once.

@@ -3,6 +3,7 @@
 //! Read: `/proc/PID/{cwd,root}`, `Umask` of status (Linux 4.7). Rebuilt by the process itself, `chdir(2)` before `chroot(2)`
 //! so that both paths are ghost's own. A working directory that has been deleted is made for a moment and deleted again.
 
+use crate::abreast;
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
@@ -15,15 +16,17 @@ use std::collections::HashSet;
 
 /// Writes one record for each.
 pub(super) fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
-    let view = cx.view;
-    for (index, process) in view.processes.iter().enumerate() {
-        if process.is_zombie() || process.shares_fs.is_some() {
-            continue;
-        }
+    let owners = cx.view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie() && p.shares_fs.is_none());
+    let owners: Vec<_> = owners.collect();
+    let both = abreast::each(&owners, abreast::PROCESSES, |(_, process)| {
+        Ok((path_of_link(process, "cwd")?, path_of_link(process, "root")?))
+    });
+    for ((index, process), both) in owners.into_iter().zip(both) {
+        let (cwd, root) = both?;
         cx.model.fs.push(rec::Fs {
             id: cx.model.processes[index].fs_id,
-            cwd: Some(path_of_link(process, "cwd")?),
-            root: Some(path_of_link(process, "root")?),
+            cwd: Some(cwd),
+            root: Some(root),
             umask: process.status.umask.unwrap_or(0o022),
         });
     }

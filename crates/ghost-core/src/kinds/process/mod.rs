@@ -10,9 +10,11 @@ pub mod cred;
 pub mod fs;
 pub mod limits;
 
+use crate::abreast;
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
+use crate::view::ProcessView;
 use ghost_image::record as rec;
 use ghost_sys::proc::{self, ProcDir, ProcResult};
 use ghost_sys::remote::Batch;
@@ -41,11 +43,12 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         .collect();
     let reports: HashMap<Pid, bool> =
         cx.answers.processes.iter().flat_map(|a| a.child_reports.iter().copied()).collect();
-    for (index, process) in view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()) {
-        let (pid, dir, answers) = (process.pid, &process.dir, &cx.answers.processes[index]);
-        let rlimits = limits::export(process)?;
+    let living: Vec<_> = view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()).collect();
+    let read = abreast::each(&living, abreast::PROCESSES, |(_, process)| Read::of(process));
+    for ((index, process), read) in living.into_iter().zip(read) {
+        let (pid, answers, read) = (process.pid, &cx.answers.processes[index], read?);
         let record = &mut cx.model.processes[index];
-        record.rlimits = rlimits;
+        record.rlimits = read.limits;
         record.child_subreaper = answers.child_subreaper;
         record.dumpable = answers.dumpable;
         record.thp_disabled = answers.thp_disable & 1 != 0;
@@ -54,14 +57,11 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         record.io_flusher = answers.io_flusher;
         record.membarrier = answers.membarrier;
         record.xcomp_permitted = answers.xcomp_permitted;
-        record.oom_score_adj = proc::read_oom_score_adj(dir).step_on(pid, String::new, "reading oom_score_adj")?;
-        let filter = optional(proc::read_coredump_filter(dir)).step_on(pid, String::new, "reading coredump_filter")?;
-        record.coredump_filter = filter.flatten().unwrap_or_default();
+        record.oom_score_adj = read.oom_score_adj;
+        record.coredump_filter = read.coredump_filter;
         // Kernels without audit have no such file.
-        let loginuid = optional(proc::read_loginuid(dir)).step_on(pid, String::new, "reading loginuid")?;
-        (record.loginuid, record.loginuid_set) = loginuid.map_or((0, 0), |uid| (uid, u32::from(uid != NO_LOGIN)));
-        let autogroup = proc::read_autogroup(dir).step_on(pid, String::new, "reading autogroup")?;
-        record.autogroup_nice = autogroup.map_or(0, |g| g.nice);
+        (record.loginuid, record.loginuid_set) = read.loginuid.map_or((0, 0), |uid| (uid, u32::from(uid != NO_LOGIN)));
+        record.autogroup_nice = read.autogroup_nice;
         record.continue_report_pending = reports.get(&pid) == Some(&true);
         if let Some(signal) = stops.get(&pid) {
             record.stopped = true;
@@ -70,6 +70,30 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         }
     }
     fs::export(cx)
+}
+
+/// What procfs tells of one process.
+struct Read {
+    limits: Vec<rec::Rlimit>,
+    oom_score_adj: i32,
+    coredump_filter: u32,
+    loginuid: Option<u32>,
+    autogroup_nice: i32,
+}
+
+impl Read {
+    fn of(process: &ProcessView) -> Result<Self, KindError> {
+        let (pid, dir) = (process.pid, &process.dir);
+        let filter = optional(proc::read_coredump_filter(dir)).step_on(pid, String::new, "reading coredump_filter")?;
+        let autogroup = proc::read_autogroup(dir).step_on(pid, String::new, "reading autogroup")?;
+        Ok(Self {
+            limits: limits::export(process)?,
+            oom_score_adj: proc::read_oom_score_adj(dir).step_on(pid, String::new, "reading oom_score_adj")?,
+            coredump_filter: filter.flatten().unwrap_or_default(),
+            loginuid: optional(proc::read_loginuid(dir)).step_on(pid, String::new, "reading loginuid")?,
+            autogroup_nice: autogroup.map_or(0, |g| g.nice),
+        })
+    }
 }
 
 /// A file of procfs that not every kernel has.

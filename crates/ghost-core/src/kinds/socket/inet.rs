@@ -47,7 +47,7 @@ fn tcp_info(fd: BorrowedFd<'_>) -> Option<(u8, u32, u32)> {
 
 /// Whether it is a connection to somebody.
 pub fn is_connection(fd: &FdView) -> bool {
-    matches!(super::sort(fd.ours.as_fd()), Ok((2 | 10, 1, _)))
+    fd.socket.as_ref().is_some_and(|s| matches!(s.sort, (2 | 10, 1, _)))
         && tcp_info(fd.ours.as_fd()).is_some_and(|(state, ..)| state != LISTEN && state != CLOSE)
 }
 

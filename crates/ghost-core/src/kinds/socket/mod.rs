@@ -16,14 +16,17 @@ use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
 use crate::kinds::fd::class::Refusal;
-use crate::view::{FdView, TreeView};
+use crate::view::{FdView, SocketView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::sock_diag::{InetSocket, SockDiag, UnixSocket};
 use ghost_sys::{sock, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// Status flags that F_SETFL changes.
+const SETTABLE: u32 = OFlags::APPEND.bits() | OFlags::NONBLOCK.bits() | OFlags::DIRECT.bits() | OFlags::NOATIME.bits();
 /// `SOL_SOCKET`
 const SOCKET: i32 = 1;
 const SO_TYPE: i32 = 3;
@@ -45,6 +48,15 @@ pub fn sort(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), KindError> {
     Ok((get(SO_DOMAIN)?, get(SO_TYPE)?, get(SO_PROTOCOL)?))
 }
 
+/// Whether sockets of this sort can travel at all.
+pub(crate) fn travels((family, kind, protocol): (u32, u32, u32)) -> bool {
+    match family {
+        AF_UNIX => true,
+        AF_INET | AF_INET6 => matches!((kind, protocol), (STREAM, 6) | (DGRAM, 17)),
+        _ => false,
+    }
+}
+
 /// What is known of the sockets of the network namespace; asked once for a view.
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -52,6 +64,8 @@ pub struct Facts {
     pub unix: HashMap<u64, UnixSocket>,
     /// Inodes of sockets in flight inside of the tree.
     pub flying: HashSet<u64>,
+    /// Inodes of those that have connected and wait to be accepted.
+    pub pending: HashSet<u32>,
     /// UDP sockets by inode, asked for when there is one.
     pub(crate) udp: std::cell::OnceCell<HashMap<u32, InetSocket>>,
 }
@@ -64,6 +78,7 @@ pub fn facts(view: &TreeView) -> &Facts {
         if has_sockets {
             // Without unix_diag nothing is found, and every unix socket is refused by name.
             let all = SockDiag::open().and_then(|d| d.unix()).unwrap_or_default();
+            facts.pending = all.values().flat_map(|s| &s.waiting).copied().collect();
             facts.unix = all.into_iter().map(|(inode, s)| (u64::from(inode), s)).collect();
             facts.flying = unix::flying(view);
         }
@@ -73,7 +88,7 @@ pub fn facts(view: &TreeView) -> &Facts {
 
 /// What stands in the way of a socket.
 pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
-    let Ok((family, kind, protocol)) = sort(fd.ours.as_fd()) else {
+    let Some((family, kind, protocol)) = fd.socket.as_ref().map(|s| s.sort) else {
         return Some(Refusal::new("socket", "does not say of which sort it is", "close it before the checkpoint"));
     };
     let close = "close it before the checkpoint";
@@ -119,7 +134,9 @@ pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
 /// What is written of a socket.
 pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::Socket, KindError> {
     let ours = fd.ours.as_fd();
-    let sort = sort(ours)?;
+    let Some(SocketView { sort, options }) = &fd.socket else {
+        return Err(KindError::conflict("exporting a socket", "it does not say of which sort it is"));
+    };
     let local = sock::name(ours).step("asking for its address")?;
     let mut socket = rec::Socket {
         family: sort.0,
@@ -129,7 +146,7 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::Socket, KindErr
         inode: fd.stat.st_ino,
         uid: fd.stat.st_uid,
         gid: fd.stat.st_gid,
-        options: options::export(&mut cx.shared.socket_defaults, ours, sort)?,
+        options: options.clone(),
         ..rec::Socket::default()
     };
     if sort.0 == AF_UNIX {
@@ -167,7 +184,10 @@ impl Sockets {
     /// The socket of this description.
     pub fn take(&mut self, file: &rec::File) -> Result<OwnedFd, KindError> {
         let fd = self.made.remove(&file.id).ok_or_else(|| KindError::conflict("taking a socket", "it was not made"))?;
-        crate::kinds::fd::regular::set_flags(fd.as_fd(), file.flags)?;
+        // A fresh socket has none of them.
+        if file.flags & SETTABLE != 0 {
+            crate::kinds::fd::regular::set_flags(fd.as_fd(), file.flags)?;
+        }
         Ok(fd)
     }
 

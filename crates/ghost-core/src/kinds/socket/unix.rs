@@ -15,7 +15,7 @@ use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
 use crate::kinds::fd::class::Refusal;
-use crate::kinds::fd::{external, note, outside, path};
+use crate::kinds::fd::{external, inodes, note, outside, path};
 use crate::view::{FdView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::message::{self, Credentials};
@@ -129,8 +129,7 @@ pub fn flying(view: &TreeView) -> HashSet<u64> {
 }
 
 fn inside(view: &TreeView, inode: u64) -> bool {
-    let has = |f: &FdView| f.stat.st_ino == inode && f.link.starts_with(b"socket:");
-    view.processes.iter().flat_map(|p| &p.fds).any(has) || facts(view).flying.contains(&inode)
+    inodes::inodes(view).has_socket(inode) || facts(view).flying.contains(&inode)
 }
 
 /// The inode of the peer when that is a socket outside of the tree.
@@ -141,7 +140,7 @@ fn outsider(view: &TreeView, fd: &FdView) -> Option<u64> {
 
 /// Whether the other end of a connection is outside of the tree.
 pub fn leads_out(view: &TreeView, fd: &FdView) -> bool {
-    let kind = sort(fd.ours.as_fd()).map_or(0, |s| s.1);
+    let kind = fd.socket.as_ref().map_or(0, |s| s.sort.1);
     match outsider(view, fd) {
         None => false,
         // A datagram socket that was only told a name is told it again.
@@ -222,7 +221,7 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView, socket: &mut rec::Socket) -> R
     socket.peer_cred = peer_cred(ours);
     socket.shutdown = fact.shutdown.into();
     socket.peer_inode = fact.peer.unwrap_or_default().into();
-    let pending = facts(view).unix.values().any(|s| s.waiting.contains(&fact.inode));
+    let pending = facts(view).pending.contains(&fact.inode);
     socket.peer_closed = fact.peer == Some(0) && !pending;
     socket.error = i32::from(socket.peer_closed && poll(ours).contains(PollFlags::ERR));
     let state = if fact.is_listening() {
@@ -307,13 +306,7 @@ fn is_gone(file: (u32, u64)) -> bool {
 fn export_flying(cx: &mut ExportCx<'_>, ours: OwnedFd) -> Result<u32, KindError> {
     let own = ghost_sys::proc::ProcDir::own().step("looking at a descriptor in flight")?;
     let number = ours.as_raw_fd();
-    let fd = FdView {
-        fd: -1,
-        link: own.link(&format!("fd/{number}")).step("looking at a descriptor in flight")?,
-        info: ghost_sys::proc::read_fdinfo(&own, number).step("looking at a descriptor in flight")?,
-        stat: rustix::fs::fstat(&ours).step("looking at a descriptor in flight")?,
-        ours,
-    };
+    let fd = FdView::of(&own, number, ours, &mut options::Defaults::default())?;
     crate::kinds::fd::export_description(cx, &cx.view.processes[0], &fd)
 }
 
@@ -365,9 +358,10 @@ pub fn import(cx: &mut ImportCx<'_>, made: &mut HashMap<u32, OwnedFd>) -> Result
     order.sort_unstable();
     let mut later = Later { any: !order.is_empty(), ..Later::default() };
     let mut plain_pairs = Vec::new();
+    let mut paired = HashSet::new();
     for &id in &order {
         let (file, socket) = sockets[&id];
-        if made.contains_key(&id) || plain_pairs.iter().any(|(a, b, _)| *a == id || *b == Some(id)) {
+        if made.contains_key(&id) || paired.contains(&id) {
             continue;
         }
         let peer = sockets.get(&socket.peer_file_id).filter(|(_, p)| p.peer_file_id == id).copied();
@@ -379,6 +373,7 @@ pub fn import(cx: &mut ImportCx<'_>, made: &mut HashMap<u32, OwnedFd>) -> Result
                     made.insert(id, a);
                     made.insert(other.id, b);
                 } else {
+                    paired.extend([id, other.id]);
                     plain_pairs.push((id, Some(other.id), socket));
                 }
             }
@@ -692,26 +687,23 @@ pub fn fill(cx: &mut ImportCx<'_>, later: &Later) -> Result<(), KindError> {
 }
 
 /// Puts what lay in a socket back into it.
-fn fill_one(cx: &mut ImportCx<'_>, later: &Later, file: &rec::File, socket: &rec::Socket) -> Result<(), KindError> {
+fn fill_one(cx: &ImportCx<'_>, later: &Later, file: &rec::File, socket: &rec::Socket) -> Result<(), KindError> {
     if socket.queue.is_empty() {
         return Ok(());
     }
     let late: Vec<_> = socket.options.iter().filter(|o| o.name == options::SO_PASSCRED).cloned().collect();
-    let own = cx.files.get(&file.id).ok_or_else(missing)?.try_clone().step("keeping a socket")?;
-    options::import(own.as_fd(), &late);
+    options::import(cx.files.get(&file.id).ok_or_else(missing)?.as_fd(), &late);
     let peer = match later.far.get(&file.id) {
-        Some(far) => Some(far.try_clone().step("keeping a socket")?),
+        Some(far) => Some(far),
         None if socket.state() == SocketState::Connected && model_mutual(cx, file.id, socket) => {
-            Some(cx.files.get(&socket.peer_file_id).ok_or_else(missing)?.try_clone().step("keeping a socket")?)
+            Some(cx.files.get(&socket.peer_file_id).ok_or_else(missing)?)
         }
         None => None,
     };
     let to = if peer.is_none() { later.reach.get(&file.id).map(address_of).unwrap_or_default() } else { Vec::new() };
     for message in &socket.queue {
-        let sender = match &peer {
-            Some(peer) => peer.try_clone().step("keeping a socket")?,
-            None => sender(cx, &message.from)?,
-        };
+        let apart = if peer.is_none() { Some(sender(cx, &message.from)?) } else { None };
+        let sender = peer.or(apart.as_ref()).ok_or_else(missing)?;
         let fds: Option<Vec<_>> = message.file_ids.iter().map(|id| cx.files.get(id).map(AsFd::as_fd)).collect();
         let fds = fds.ok_or_else(missing)?;
         let who = message.cred.as_ref().map(|c| Credentials { pid: cx.pid(c.pid), uid: c.uid, gid: c.gid });
@@ -794,14 +786,29 @@ fn send(
 
 /// What comes after the data: late options, one-way connections, shutdown halves, peers that are gone.
 fn complete(cx: &mut ImportCx<'_>, later: &Later, file: &rec::File, socket: &rec::Socket) -> Result<(), KindError> {
-    let own = cx.files.get(&file.id).ok_or_else(missing)?.try_clone().step("keeping a socket")?;
+    let files = std::mem::take(&mut cx.files);
+    let done = match files.get(&file.id) {
+        Some(own) => complete_with(cx, later, file, socket, own.as_fd()),
+        None => Err(missing()),
+    };
+    cx.files = files;
+    done
+}
+
+fn complete_with(
+    cx: &mut ImportCx<'_>,
+    later: &Later,
+    file: &rec::File,
+    socket: &rec::Socket,
+    own: BorrowedFd<'_>,
+) -> Result<(), KindError> {
     let one_way = socket.r#type == DGRAM
         && socket.state() == SocketState::Connected
         && !later.far.contains_key(&file.id)
         && !model_mutual(cx, file.id, socket);
     if one_way {
         let to = later.reach.get(&socket.peer_file_id).map_or_else(|| socket.peer.clone(), address_of);
-        if let Err(e) = sock::connect(own.as_fd(), &to) {
+        if let Err(e) = sock::connect(own, &to) {
             let name = String::from_utf8_lossy(socket.peer.get(2..).unwrap_or_default()).into_owned();
             cx.notes.push(note(0, "unix", name, format!("could not be connected to again ({e})")));
         }
@@ -809,7 +816,7 @@ fn complete(cx: &mut ImportCx<'_>, later: &Later, file: &rec::File, socket: &rec
     if later.far.contains_key(&file.id) && socket.error != 0 {
         // A peer that closes (its last descriptor goes with `later`) with something unread is why this end is told of a
         // reset.
-        message::send(own.as_fd(), b"x", &[], &[], None, DONTWAIT).step("making ready for the reset")?;
+        message::send(own, b"x", &[], &[], None, DONTWAIT).step("making ready for the reset")?;
     }
     let how = match socket.shutdown {
         _ if later.far.contains_key(&file.id) => None, // its peer's end does that
@@ -819,12 +826,12 @@ fn complete(cx: &mut ImportCx<'_>, later: &Later, file: &rec::File, socket: &rec
         _ => None,
     };
     if let Some(how) = how {
-        rustix::net::shutdown(&own, how)
+        rustix::net::shutdown(own, how)
             .or_else(|e| if e == rustix::io::Errno::NOTCONN { Ok(()) } else { Err(e) })
             .step("shutting a half down")?;
     }
     let late: Vec<_> = socket.options.iter().filter(|o| options::is_late(o)).cloned().collect();
-    let failed = options::import(own.as_fd(), &late);
+    let failed = options::import(own, &late);
     if !failed.is_empty() {
         cx.notes.push(note(
             0,

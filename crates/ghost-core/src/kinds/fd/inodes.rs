@@ -1,0 +1,73 @@
+//! The pipes and sockets of a tree by inode: who of the tree has which end.
+//!
+//! Asked for every descriptor; to look through all of them each time would cost the square of their number.
+
+use crate::view::{FdView, TreeView};
+use rustix::fs::{FileType, OFlags};
+use std::collections::{HashMap, HashSet};
+
+const ACCESS: u32 = 3;
+
+/// Which ends of a pipe the tree has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ends {
+    /// One to read from: process and descriptor by index.
+    pub reader: Option<(usize, usize)>,
+    /// One to write to.
+    pub writes: bool,
+    /// One that writes packets.
+    pub packets: bool,
+}
+
+/// The pipes and sockets of a tree.
+#[derive(Debug, Default)]
+pub struct Inodes {
+    pipes: HashMap<(u64, u64), Ends>,
+    sockets: HashSet<u64>,
+}
+
+impl Inodes {
+    /// Sorts the descriptors of a view.
+    pub fn of(view: &TreeView) -> Self {
+        let mut inodes = Self::default();
+        for (p, process) in view.processes.iter().enumerate() {
+            for (f, fd) in process.fds.iter().enumerate() {
+                // What was opened with O_PATH neither reads nor writes.
+                if fd.info.flags & OFlags::PATH.bits() != 0 {
+                    continue;
+                }
+                match FileType::from_raw_mode(fd.stat.st_mode) {
+                    FileType::Fifo => {
+                        let ends = inodes.pipes.entry((fd.stat.st_dev, fd.stat.st_ino)).or_default();
+                        let access = fd.info.flags & ACCESS;
+                        if access != OFlags::WRONLY.bits() {
+                            ends.reader.get_or_insert((p, f));
+                        }
+                        if access != OFlags::RDONLY.bits() {
+                            ends.writes = true;
+                            ends.packets |= fd.info.flags & OFlags::DIRECT.bits() != 0;
+                        }
+                    }
+                    FileType::Socket => drop(inodes.sockets.insert(fd.stat.st_ino)),
+                    _ => {}
+                }
+            }
+        }
+        inodes
+    }
+
+    /// The ends of this pipe that the tree has.
+    pub fn pipe(&self, fd: &FdView) -> Ends {
+        self.pipes.get(&(fd.stat.st_dev, fd.stat.st_ino)).copied().unwrap_or_default()
+    }
+
+    /// Whether the tree has this socket.
+    pub fn has_socket(&self, inode: u64) -> bool {
+        self.sockets.contains(&inode)
+    }
+}
+
+/// Those of a view, sorted once.
+pub fn inodes(view: &TreeView) -> &Inodes {
+    view.inodes.get_or_init(|| Inodes::of(view))
+}
