@@ -197,8 +197,8 @@ fn verdict(mut victim: Victim) {
     assert!(victim.child.wait().expect("wait").success());
 }
 
-/// One visit to every thread of a process, with batches in each; errors as a tracer would have to expect them.
-fn visit(pid: i32) -> Result<(), RemoteError> {
+/// Stops all threads of a process at the same time.
+fn stop_all(pid: i32) -> Vec<ptrace::Stopped> {
     let mut threads = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("tasks") {
         let tid = task.expect("task").file_name().to_str().unwrap().parse().unwrap();
@@ -206,7 +206,12 @@ fn visit(pid: i32) -> Result<(), RemoteError> {
         running.interrupt().expect("interrupt");
         threads.push(running);
     }
-    let threads: Vec<_> = threads.into_iter().map(stop).collect();
+    threads.into_iter().map(stop).collect()
+}
+
+/// One visit to every thread of a process, with batches in each; errors as a tracer would have to expect them.
+fn visit(pid: i32) -> Result<(), RemoteError> {
+    let threads = stop_all(pid);
     let mut puppet = Puppet::new(pid)?;
     for thread in &threads {
         let before = thread.registers().expect("registers");
@@ -226,20 +231,40 @@ fn visit(pid: i32) -> Result<(), RemoteError> {
         let after = thread.registers().expect("registers");
         assert_eq!(format!("{before:?}"), format!("{after:?}"));
     }
-    // And all at once.
+    visit_all_at_once(&mut puppet, &threads)?;
+    puppet.finish(&threads[0])
+}
+
+/// One batch in every thread: the first owns the scratch area, the others are its guests.
+fn crowd(pid: i32) -> Result<(), RemoteError> {
+    let threads = stop_all(pid);
+    let mut puppet = Puppet::new(pid)?;
+    for _ in 0..3 {
+        visit_all_at_once(&mut puppet, &threads)?;
+    }
+    puppet.finish(&threads[0])
+}
+
+fn visit_all_at_once(puppet: &mut Puppet, threads: &[ptrace::Stopped]) -> Result<(), RemoteError> {
     let before: Vec<_> = threads.iter().map(|t| t.registers().expect("registers")).collect();
     let mut batch = Batch::new();
     let tid = batch.call("gettid", libc::SYS_gettid, &[]);
     let room = batch.room(32);
     batch.call("sigaltstack", libc::SYS_sigaltstack, &[0.into(), room.into()]);
-    let work: Vec<_> = threads.iter().map(|t| (t, &batch)).collect();
-    for (outcome, thread) in puppet.run_each(&work).into_iter().zip(&threads) {
+    // Long enough to be caught in the middle of it.
+    let mut longer = batch.clone();
+    for _ in 0..200 {
+        longer.call("getppid", libc::SYS_getppid, &[]);
+    }
+    let work: Vec<_> =
+        threads.iter().enumerate().map(|(i, t)| (t, if i % 3 == 1 { &longer } else { &batch })).collect();
+    for (outcome, thread) in puppet.run_each(&work).into_iter().zip(threads) {
         assert_eq!(outcome?.result(tid), Ok(i64::from(thread.tid())));
     }
     for (thread, before) in threads.iter().zip(before) {
         assert_eq!(format!("{before:?}"), format!("{:?}", thread.registers().expect("registers")));
     }
-    puppet.finish(&threads[0])
+    Ok(())
 }
 
 fn masks(victim: &Victim) -> Vec<String> {
@@ -273,7 +298,8 @@ fn ghosts_that_are_killed_harm_nobody() {
         let ghost = unsafe { libc::fork() };
         if ghost == 0 {
             loop {
-                match visit(victim.pid()) {
+                let done = if kills % 3 == 0 { visit(victim.pid()) } else { crowd(victim.pid()) };
+                match done {
                     // A thread is still on its way home from the last ghost.
                     Ok(()) | Err(RemoteError::Step { errno: Errno(libc::EBUSY), .. }) => {}
                     // SAFETY: ends this process at once.

@@ -1,20 +1,27 @@
 //! x86-64: registers, the executor's code, facts of the vDSO.
 //!
-//! Two pieces of position-independent code are kept here as bytes and copied into other processes; they never run in ghost.
+//! Position-independent code is kept here as bytes and copied into other processes; it never runs in ghost.
 //! *exec* walks the records of a batch. It uses no stack and no vector register:
 //!
 //! | register | holds |
 //! |---|---|
 //! | rbx | the record: nr, args\[6\], mask of arguments to be loaded, target on error, target on zero (10 words) |
+//! | rbp | not touched: *slot* keeps the thread's block there |
 //! | r12 | where the next result goes |
 //! | r13 | where to jump at the end |
-//! | r14, r15 | length and start of the scratch area; its first word is set to 1 at the end, its second names a failed record |
+//! | r14 | not touched: for *slot*, the length of the scratch area that the thread has to unmap, or 0 |
+//! | r15 | start of the program: its first word is set to 1 at the end, its second names a failed record |
 //!
-//! *slot* is the dead-man's switch of one thread: it sleeps, and if nobody has come for the thread by then, it unmaps the
-//! scratch area, puts flags, signal mask, syscall user dispatch and registers back and jumps to where the thread was. It sleeps in `pselect6`, which
-//! leaves `restart_block` alone, so that an interrupted `nanosleep` of the program keeps its remaining time. The timeout
-//! lies in memory that is read-only to the process, so an interrupted `pselect6` is not restarted: a thread that the death of ghost
-//! releases goes home at once.
+//! *slot* is the dead-man's switch, shared by the threads of a process: a thread sleeps in it, and if nobody has come for it by
+//! then, it unmaps the scratch area if it is its own, puts flags, signal mask, syscall user dispatch and registers back from its
+//! *block* (rbp points into it, so that short instructions reach all of it) and jumps to where it was. It sleeps in `pselect6`, which leaves `restart_block` alone, so that an
+//! interrupted `nanosleep` of the program keeps its remaining time. The timeout lies in memory that is read-only to the process, so
+//! an interrupted `pselect6` is not restarted: a thread that the death of ghost releases goes home at once.
+//!
+//! Several threads may run programs in the scratch area of the first: each in a part of its own, with r14 zero. They come in by the
+//! *gate*, which sends them straight home unless their block is armed; so the word by which the owner of the area knows that somebody is
+//! on his way into it is the word that lets him in. The owner unmaps it only when the program of each armed block is done; if
+//! one is not done for three seconds (a filter has ended its thread), the area stays: a leak harms nobody.
 
 #![allow(unsafe_code)]
 
@@ -24,9 +31,9 @@ std::arch::global_asm!(
     r#"
     .pushsection .rodata.ghost_remote, "a", @progbits
     .balign 16
-    .globl ghost_exec, ghost_exec_end, ghost_slot, ghost_slot_wait, ghost_slot_left, ghost_slot_unmapped
+    .globl ghost_exec, ghost_exec_end, ghost_slot, ghost_slot_wait, ghost_slot_left, ghost_slot_unmapped, ghost_slot_gate
     .globl ghost_slot_data, ghost_slot_end
-    .hidden ghost_exec, ghost_exec_end, ghost_slot, ghost_slot_wait, ghost_slot_left, ghost_slot_unmapped
+    .hidden ghost_exec, ghost_exec_end, ghost_slot, ghost_slot_wait, ghost_slot_left, ghost_slot_unmapped, ghost_slot_gate
     .hidden ghost_slot_data, ghost_slot_end
 ghost_exec:
     mov rax, [rbx]
@@ -36,25 +43,25 @@ ghost_exec:
     mov r10, [rbx + 32]
     mov r8, [rbx + 40]
     mov r9, [rbx + 48]
-    mov ebp, [rbx + 56]
-    test ebp, ebp
+    mov ecx, [rbx + 56]
+    test ecx, ecx
     jz 40f
-    test ebp, 1
+    test cl, 1
     jz 31f
     mov rdi, [rdi]
-31: test ebp, 2
+31: test cl, 2
     jz 32f
     mov rsi, [rsi]
-32: test ebp, 4
+32: test cl, 4
     jz 33f
     mov rdx, [rdx]
-33: test ebp, 8
+33: test cl, 8
     jz 34f
     mov r10, [r10]
-34: test ebp, 16
+34: test cl, 16
     jz 35f
     mov r8, [r8]
-35: test ebp, 32
+35: test cl, 32
     jz 40f
     mov r9, [r9]
 40: cmp rax, -3
@@ -90,64 +97,96 @@ ghost_exec:
     jmp 51b
 ghost_exec_end:
 
-    .balign 16
 ghost_slot:
     syscall
     mov r15, rax
 ghost_slot_wait:
-    mov eax, 270
+    mov ebx, 300
+    lea r8, [rip + ghost_slot_data]
+1:  mov eax, 270
     xor edi, edi
     xor esi, esi
     xor edx, edx
     xor r10d, r10d
-    lea r8, [rip + ghost_slot_data]
     xor r9d, r9d
     syscall
 ghost_slot_left:
-    mov eax, 11
+    // Signals may still be open, should ghost have died before it blocked them; rsp is about to point at no stack.
+    lea rsi, [rip + ghost_slot_data + 32]
+    mov eax, 14
+    mov edi, 2
+    xor edx, edx
+    mov r10d, 8
+    syscall
+    test r14, r14
+    jz ghost_slot_unmapped
+    // Whose block is armed may still run in the area.
+    mov ecx, [rip + ghost_slot_data + 40]
+    mov rax, r15
+    lea r8, [rip + ghost_slot_end + 64]
+2:  jrcxz 3f
+    dec ecx
+    mov edx, [rip + ghost_slot_data + 44]
+    add rax, rdx
+    add r8, 192
+    cmp dword ptr [r8 + 76], 0
+    je 2b
+    cmp dword ptr [rax], 1
+    je 2b
+    lea r8, [rip + ghost_slot_data + 16]
+    dec ebx
+    jnz 1b
+    jmp ghost_slot_unmapped
+3:  mov eax, 11
     mov rdi, r15
     mov rsi, r14
     syscall
 ghost_slot_unmapped:
-    lea rsp, [rip + ghost_slot_data + 24]
+    lea rsp, [rbp - 56]
     popfq
-    mov rsp, [rip + ghost_slot_data + 88]
+    // The flags must stay from here on.
+    mov rsp, [rbp]
     mov eax, 14
     mov edi, 2
-    lea rsi, [rip + ghost_slot_data + 16]
+    lea rsi, [rbp - 64]
     mov edx, 0
     mov r10d, 8
     syscall
-    // Syscall user dispatch, only where the program has it: a seccomp filter may not like prctl. The flags must stay.
-    mov rcx, [rip + ghost_slot_data + 168]
+    // Syscall user dispatch, only where the program has it: a seccomp filter may not like prctl.
+    mov ecx, [rbp + 72]
     jrcxz 7f
     mov eax, 157
     mov edi, 59
-    mov rsi, rcx
-    mov rdx, [rip + ghost_slot_data + 176]
-    mov r10, [rip + ghost_slot_data + 184]
-    mov r8, [rip + ghost_slot_data + 192]
+    mov esi, ecx
+    mov rdx, [rbp + 80]
+    mov r10, [rbp + 88]
+    mov r8, [rbp + 96]
     syscall
 7:
-    mov rax, [rip + ghost_slot_data + 32]
-    mov rbx, [rip + ghost_slot_data + 40]
-    mov rcx, [rip + ghost_slot_data + 48]
-    mov rdx, [rip + ghost_slot_data + 56]
-    mov rsi, [rip + ghost_slot_data + 64]
-    mov rdi, [rip + ghost_slot_data + 72]
-    mov rbp, [rip + ghost_slot_data + 80]
-    mov r8, [rip + ghost_slot_data + 96]
-    mov r9, [rip + ghost_slot_data + 104]
-    mov r10, [rip + ghost_slot_data + 112]
-    mov r11, [rip + ghost_slot_data + 120]
-    mov r12, [rip + ghost_slot_data + 128]
-    mov r13, [rip + ghost_slot_data + 136]
-    mov r14, [rip + ghost_slot_data + 144]
-    mov r15, [rip + ghost_slot_data + 152]
-    jmp qword ptr [rip + ghost_slot_data + 160]
+    mov rax, [rbp - 48]
+    mov rbx, [rbp - 40]
+    mov rcx, [rbp - 32]
+    mov rdx, [rbp - 24]
+    mov rsi, [rbp - 16]
+    mov rdi, [rbp - 8]
+    mov r8, [rbp + 8]
+    mov r9, [rbp + 16]
+    mov r10, [rbp + 24]
+    mov r11, [rbp + 32]
+    mov r12, [rbp + 40]
+    mov r13, [rbp + 48]
+    mov r14, [rbp + 56]
+    mov r15, [rbp + 64]
+    // The last two instructions stand in the block, since they need what differs.
+    lea rbp, [rbp + 104]
+    jmp rbp
+ghost_slot_gate:
+    cmp dword ptr [rbp + 76], 0
+    je ghost_slot_left
+    jmp ghost_exec
     .balign 8
 ghost_slot_data:
-    .fill 200, 1, 0
+    .fill 48, 1, 0
 ghost_slot_end:
     .popsection
 "#
@@ -160,6 +199,7 @@ unsafe extern "C" {
     static ghost_slot_wait: u8;
     static ghost_slot_left: u8;
     static ghost_slot_unmapped: u8;
+    static ghost_slot_gate: u8;
     static ghost_slot_data: u8;
     static ghost_slot_end: u8;
 }
@@ -194,41 +234,70 @@ pub fn exec_code() -> &'static [u8] {
     between(&raw const ghost_exec, &raw const ghost_exec_end)
 }
 
-fn slot_code() -> &'static [u8] {
-    between(&raw const ghost_slot, &raw const ghost_slot_end)
-}
-
-/// Where things are in a slot, in bytes from its start. Its start makes one call with the arguments in registers.
+/// Where things are in the code that is written into a living program, in bytes from its start. Blocks of threads follow it.
 #[derive(Clone, Copy, Debug)]
 pub struct SlotMap {
+    /// Makes one call with the arguments in registers; its result is the start of the scratch area.
+    pub call: u64,
     /// Start of the sleep.
     pub wait: u64,
     /// After the sleep.
     pub left: u64,
     /// After the scratch area was unmapped.
     pub unmapped: u64,
-    /// Bytes in all.
+    /// Where a thread comes in that runs a program in another's scratch area.
+    pub gate: u64,
+    /// Bytes in all: the first block begins here.
     pub len: u64,
 }
 
-/// Where things are in a slot.
+/// Where things are in [`slot_code`].
 pub fn slot_map() -> SlotMap {
-    let start = (&raw const ghost_slot).addr();
+    let start = (&raw const ghost_exec).addr();
     let at = |label: *const u8| (label.addr() - start) as u64;
     SlotMap {
+        call: at(&raw const ghost_slot),
         wait: at(&raw const ghost_slot_wait),
         left: at(&raw const ghost_slot_left),
         unmapped: at(&raw const ghost_slot_unmapped),
+        gate: at(&raw const ghost_slot_gate),
         len: at(&raw const ghost_slot_end),
     }
 }
 
-/// A slot that brings a thread back to `home` with signal mask `mask`, `seconds` after nobody came for it.
+/// *exec*, which stands first, and *slot*.
+///
+/// A thread waits for `seconds` before it goes home. `others` is how many blocks there are but the first.
+pub fn slot_code(seconds: u64, others: usize) -> Vec<u8> {
+    let mut code = between(&raw const ghost_exec, &raw const ghost_slot_end).to_vec();
+    let nap_ns = 10_000_000;
+    let words = [seconds, 0, 0, nap_ns, u64::MAX, others as u64];
+    let data = (&raw const ghost_slot_data).addr() - (&raw const ghost_exec).addr();
+    for (i, word) in words.iter().enumerate() {
+        code[data + i * 8..data + i * 8 + 8].copy_from_slice(&word.to_le_bytes());
+    }
+    code
+}
+
+/// Offset in [`slot_code`] of a 32-bit number: how far apart the parts of the scratch area lie, of which each block has one.
+pub fn slot_part_at() -> u64 {
+    slot_map().len - 4
+}
+
+/// Bytes of a block.
+pub const BLOCK_LEN: u64 = 192;
+/// Offset in a block of a 32-bit word: not zero when the thread may come in by the gate.
+pub const BLOCK_ARMED: u64 = 140;
+
+/// Where rbp points in the block of a thread that is inside.
+const BLOCK_MIDDLE: u64 = 64;
+
+/// A block that brings a thread back to `home` with signal mask `mask`. It is not armed.
 ///
 /// A thread that was stopped in a system call makes the call again, as after a signal without a handler.
 ///
 /// `dispatch` is the syscall user dispatch to be put back, as ptrace tells it: (mode, selector, offset, len).
-pub fn slot(home: &Registers, mask: u64, dispatch: (u64, u64, u64, u64), seconds: u64) -> Vec<u8> {
+pub fn block(home: &Registers, mask: u64, dispatch: (u64, u64, u64, u64)) -> Vec<u8> {
     let mut r = *home;
     if r.orig_rax as i64 >= 0 {
         match r.rax as i64 {
@@ -244,8 +313,6 @@ pub fn slot(home: &Registers, mask: u64, dispatch: (u64, u64, u64, u64), seconds
         }
     }
     let words = [
-        seconds,
-        0,
         mask,
         r.eflags & !TRAP_FLAG,
         r.rax,
@@ -254,7 +321,6 @@ pub fn slot(home: &Registers, mask: u64, dispatch: (u64, u64, u64, u64), seconds
         r.rdx,
         r.rsi,
         r.rdi,
-        r.rbp,
         r.rsp,
         r.r8,
         r.r9,
@@ -264,18 +330,20 @@ pub fn slot(home: &Registers, mask: u64, dispatch: (u64, u64, u64, u64), seconds
         r.r13,
         r.r14,
         r.r15,
-        r.rip,
-        dispatch.0,
+        // The upper half is the word at BLOCK_ARMED.
+        dispatch.0 & 0xffff_ffff,
         dispatch.2,
         dispatch.3,
         dispatch.1,
     ];
-    let mut code = slot_code().to_vec();
-    let data = (&raw const ghost_slot_data).addr() - (&raw const ghost_slot).addr();
-    for (i, word) in words.iter().enumerate() {
-        code[data + i * 8..data + i * 8 + 8].copy_from_slice(&word.to_le_bytes());
-    }
-    code
+    let mut block = Vec::with_capacity(BLOCK_LEN as usize);
+    block.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+    // mov rbp, imm64; jmp [rip]; .quad
+    block.extend_from_slice(&[0x48, 0xbd]);
+    block.extend_from_slice(&r.rbp.to_le_bytes());
+    block.extend_from_slice(&[0xff, 0x25, 0, 0, 0, 0]);
+    block.extend_from_slice(&r.rip.to_le_bytes());
+    block
 }
 
 /// Whether these are the registers of a 64-bit program.
@@ -308,18 +376,20 @@ pub fn call_registers(base: &Registers, at: u64, nr: i64, args: [u64; 6]) -> Reg
     r
 }
 
-/// What the call at the start of the slot at `slot` returned; None when the thread has not made it yet or is elsewhere.
-pub fn slot_result(r: &Registers, slot: u64) -> Option<i64> {
-    let (after_call, map) = (slot + 2, slot_map());
+/// What the call of the code at `code` returned; None when the thread has not made it yet or is elsewhere.
+pub fn slot_result(r: &Registers, code: u64) -> Option<i64> {
+    let map = slot_map();
+    let after_call = code + map.call + 2;
     if r.rip == after_call {
         Some(r.rax as i64)
     } else {
-        (r.rip > after_call && r.rip <= slot + map.left).then_some(r.r15 as i64)
+        (r.rip > after_call && r.rip <= code + map.left).then_some(r.r15 as i64)
     }
 }
 
-/// Names the scratch area that a slot unmaps (0 bytes: none).
-pub fn set_scratch(r: &mut Registers, base: u64, len: u64) {
+/// Names the block of the thread and the scratch area that it unmaps (0 bytes: none).
+pub fn set_scratch(r: &mut Registers, block: u64, base: u64, len: u64) {
+    r.rbp = block + BLOCK_MIDDLE;
     r.r15 = base;
     r.r14 = len;
 }
@@ -327,15 +397,17 @@ pub fn set_scratch(r: &mut Registers, base: u64, len: u64) {
 /// Where a batch begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// The code that walks records.
+    /// The code that walks records, or the gate before it.
     pub exec: u64,
+    /// The block of the thread; any where it has none.
+    pub block: u64,
     /// Its first record.
     pub record: u64,
     /// Its results.
     pub results: u64,
     /// Where to go at its end.
     pub end: u64,
-    /// The scratch area.
+    /// Where the program lies, and how many bytes from there on the thread has to unmap.
     pub scratch: (u64, u64),
 }
 
@@ -347,7 +419,7 @@ pub fn exec_registers(base: &Registers, entry: &Entry) -> Registers {
     r.rbx = entry.record;
     r.r12 = entry.results;
     r.r13 = entry.end;
-    set_scratch(&mut r, entry.scratch.0, entry.scratch.1);
+    set_scratch(&mut r, entry.block, entry.scratch.0, entry.scratch.1);
     r
 }
 
@@ -396,30 +468,40 @@ mod tests {
 
     #[test]
     fn code_fits_where_it_must() {
-        let map = slot_map();
-        assert!(map.wait < map.left && map.left < map.unmapped && map.unmapped < map.len);
-        assert!(exec_code().len() as u64 + map.len < 800, "{} + {}", exec_code().len(), map.len);
-        assert_eq!(&slot_code()[..2], &[0x0f, 0x05], "a slot begins with its call");
-        assert_eq!(&slot_code()[map.left as usize - 2..map.left as usize], &[0x0f, 0x05]);
-        assert_eq!(&slot_code()[map.unmapped as usize - 2..map.unmapped as usize], &[0x0f, 0x05]);
+        let (map, code) = (slot_map(), slot_code(2, 3));
+        assert!(map.call < map.wait && map.wait < map.left && map.left < map.unmapped && map.unmapped < map.len);
+        assert!(map.len + 5 * BLOCK_LEN <= 1488, "{} bytes of code: five blocks do not fit into the vDSO", map.len);
+        for end in [map.call + 2, map.left, map.unmapped] {
+            assert_eq!(code[end as usize - 2..end as usize], [0x0f, 0x05], "each is what follows a call");
+        }
+        assert_eq!(&code[..exec_code().len()], exec_code());
+        let word = |at: u64| u64::from_le_bytes(code[at as usize..at as usize + 8].try_into().unwrap());
+        let data = map.len - 48;
+        assert_eq!([0, 8, 16, 24, 32, 40].map(|at| word(data + at)), [2, 0, 0, 10_000_000, u64::MAX, 3]);
     }
 
     #[test]
     fn a_call_in_progress_is_made_again() {
         // SAFETY: integers only.
         let mut r: Registers = unsafe { std::mem::zeroed() };
-        (r.rip, r.orig_rax, r.eflags) = (0x1002, 34, 0x346);
+        (r.rip, r.orig_rax, r.eflags, r.rbp) = (0x1002, 34, 0x346, 77);
+        let words = |r: &Registers| -> Vec<u64> {
+            let block = block(r, 0x55, (1, 2, 3, 4));
+            assert_eq!(block.len() as u64, BLOCK_LEN);
+            assert_eq!(block[BLOCK_ARMED as usize..BLOCK_ARMED as usize + 4], [0; 4]);
+            assert_eq!(block[170..178], 77_u64.to_le_bytes());
+            block.chunks(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect()
+        };
         for (error, rax) in [(-512_i64, 34_u64), (-513, 34), (-514, 34), (-516, 219)] {
             r.rax = error as u64;
-            let code = slot(&r, 0x55, (0, 0, 0, 0), 2);
-            let words: Vec<u64> =
-                code[code.len() - 200..].chunks(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect();
-            assert_eq!(words[0..5], [2, 0, 0x55, 0x246, rax]);
-            assert_eq!(words[20], 0x1000);
+            let words = words(&r);
+            assert_eq!(words[0..3], [0x55, 0x246, rax]);
+            assert_eq!(words[17..21], [1, 3, 4, 2]);
+            assert_eq!(words[23], 0x1000);
         }
         r.rax = -4_i64 as u64;
-        assert_eq!(slot(&r, 0, (0, 0, 0, 0), 2)[slot_code().len() - 40..][..8], 0x1002_u64.to_le_bytes());
+        assert_eq!(words(&r)[23], 0x1002);
         (r.rax, r.orig_rax) = (-512_i64 as u64, u64::MAX);
-        assert_eq!(slot(&r, 0, (0, 0, 0, 0), 2)[slot_code().len() - 40..][..8], 0x1002_u64.to_le_bytes());
+        assert_eq!(words(&r)[23], 0x1002);
     }
 }

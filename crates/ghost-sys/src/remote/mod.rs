@@ -1,6 +1,7 @@
 //! Acting inside another process.
 
 mod batch;
+mod crowd;
 mod foothold;
 mod memory;
 mod process;

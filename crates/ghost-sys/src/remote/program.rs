@@ -119,6 +119,11 @@ impl Program {
         }
     }
 
+    /// Where it was made for.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
     /// Puts it where it was made for.
     pub(super) fn write(&self, memory: &Memory) -> SysResult<()> {
         memory.write(RemoteAddr(self.base), &self.bytes)
@@ -142,10 +147,12 @@ impl Program {
     /// What came of it.
     pub(super) fn outcome(&self, batch: &Batch, memory: &Memory) -> Result<Outcome, RemoteError> {
         let step = |errno| RemoteError::Step { step: "reading the results of a batch", errno };
-        let mut head = vec![0; HEAD + batch.calls.len() * 8];
-        let mut data = vec![0; batch.data.len()];
-        memory.read(RemoteAddr(self.base), &mut head).map_err(step)?;
-        memory.read(RemoteAddr(self.base + self.data_at as u64), &mut data).map_err(step)?;
+        let head_len = HEAD + batch.calls.len() * 8;
+        let mut head = vec![0; head_len + batch.data.len()];
+        let parts =
+            [(RemoteAddr(self.base), head_len), (RemoteAddr(self.base + self.data_at as u64), batch.data.len())];
+        memory.read_ranges(&parts, &mut head).map_err(step)?;
+        let data = head.split_off(head_len);
         let words: Vec<u64> =
             head.chunks_exact(8).map(|c| u64::from_ne_bytes(c.try_into().expect("eight bytes"))).collect();
         let results: Vec<i64> = words[HEAD / 8..].iter().map(|w| *w as i64).collect();

@@ -18,6 +18,8 @@
 //! included, in a stop of the same kind: the kernel restarts the call itself, `restart_block` untouched. Inside a restartable sequence
 //! the thread comes home at its abort handler, as after a signal.
 //!
+//! Many threads of a process are visited by [`Puppet::run_each`] (`crowd`): the first owns the scratch area, the others come in by the gate.
+//!
 //! A thread that group stop holds runs its batches and is held again on release. Signals wait in their queues meanwhile, except
 //! SIGSTOP, which is let through and changes nothing here, and SIGKILL ([`RemoteError::Died`]).
 //!
@@ -27,7 +29,7 @@
 
 use super::foothold::Foothold;
 use super::program::{self, Program};
-use super::wait::stop_when_done;
+use super::wait::{stop_in_sleep, wait_until_done};
 use super::{Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
 use crate::arch;
 use crate::ptrace::{Registers, Stop, Stopped};
@@ -43,7 +45,7 @@ const LOOK_INTERVAL: Duration = Duration::from_micros(8);
 /// The scratch area is never smaller.
 const SCRATCH_MIN: usize = 64 << 10;
 
-fn step(step: &'static str) -> impl Fn(Errno) -> RemoteError {
+pub(super) fn step(step: &'static str) -> impl Fn(Errno) -> RemoteError {
     move |errno| RemoteError::Step { step, errno }
 }
 
@@ -62,43 +64,17 @@ fn scratch_len(need: usize) -> u64 {
     need.max(SCRATCH_MIN).next_power_of_two() as u64
 }
 
-/// A thread of a group and its batch; an error when it could not be entered.
-type Visit<'p> = Result<(Entered<'p>, &'p Batch), RemoteError>;
-
-/// Takes one step in every thread of a group before the next.
-fn each<'p, T>(
-    visits: &mut [Visit<'p>],
-    mut step: impl FnMut(&mut (Entered<'p>, &'p Batch)) -> Result<T, RemoteError>,
-) -> Vec<Result<T, RemoteError>> {
-    visits.iter_mut().map(|visit| visit.as_mut().map_or_else(|_| Err(not_entered()), &mut step)).collect()
-}
-
-/// Takes the next step in every thread in which the last one went well.
-fn then<'p, S, T>(
-    visits: &mut [Visit<'p>],
-    last: Vec<Result<S, RemoteError>>,
-    mut step: impl FnMut(&mut (Entered<'p>, &'p Batch), S) -> Result<T, RemoteError>,
-) -> Vec<Result<T, RemoteError>> {
-    let pairs = visits.iter_mut().zip(last);
-    pairs.map(|(visit, last)| last.and_then(|value| step(visit.as_mut().map_err(|_| not_entered())?, value))).collect()
-}
-
-/// Stands for the error that `visits` has already.
-fn not_entered() -> RemoteError {
-    step("entering a thread")(Errno(libc::ESRCH))
-}
-
 /// Runs batches in a frozen thread of a living program and leaves no trace in it.
 ///
 /// One puppet serves all the threads of a process in turn: [`Puppet::enter`] another thread at any time.
 #[derive(Debug)]
 pub struct Puppet {
-    memory: Memory,
+    pub(super) memory: Memory,
     foothold: Foothold,
     /// Whether our code stands there.
     written: Cell<bool>,
-    /// Where the last scratch area of each slot was: free again now, as long as the process is frozen.
-    last_scratch: Vec<Cell<u64>>,
+    /// Where the last scratch area was: free again now, as long as the process is frozen.
+    last_scratch: Cell<u64>,
 }
 
 impl Puppet {
@@ -106,8 +82,7 @@ impl Puppet {
     pub fn new(pid: Pid) -> Result<Self, RemoteError> {
         let memory = Memory::open(pid).map_err(step("opening the memory of the process"))?;
         let foothold = Foothold::find(&memory, Self::code_len())?;
-        let slots = 1 + (foothold.room() - Self::code_len()) / arch::slot_map().len.next_multiple_of(16) as usize;
-        Ok(Self { memory, foothold, written: Cell::new(false), last_scratch: vec![Cell::new(0); slots] })
+        Ok(Self { memory, foothold, written: Cell::new(false), last_scratch: Cell::new(0) })
     }
 
     /// Bytes at the end of an executable page that it needs at least.
@@ -116,16 +91,29 @@ impl Puppet {
     }
 
     fn code_len() -> usize {
-        arch::exec_code().len().next_multiple_of(16) + arch::slot_map().len as usize
+        (arch::slot_map().len + arch::BLOCK_LEN) as usize
     }
 
-    fn exec_at(&self) -> u64 {
-        self.foothold.start
+    /// How many threads there is room for at the same time.
+    pub(super) fn blocks(&self) -> usize {
+        1 + (self.foothold.room() - Self::code_len()) / arch::BLOCK_LEN as usize
     }
 
-    fn slot_at(&self, slot: usize) -> u64 {
-        let code = arch::exec_code().len().next_multiple_of(16) as u64;
-        self.foothold.start + code + slot as u64 * arch::slot_map().len.next_multiple_of(16)
+    pub(super) fn at(&self, offset: u64) -> u64 {
+        self.foothold.start + offset
+    }
+
+    fn block_at(&self, block: usize) -> u64 {
+        self.at(arch::slot_map().len + block as u64 * arch::BLOCK_LEN)
+    }
+
+    /// Shuts the gate for the threads of all blocks but the first.
+    pub(super) fn disarm(&self, blocks: usize) -> Result<(), RemoteError> {
+        (1..=blocks).try_for_each(|block| self.write_code(self.block_at(block) + arch::BLOCK_ARMED, &[0; 4]))
+    }
+
+    pub(super) fn write_code(&self, at: u64, bytes: &[u8]) -> Result<(), RemoteError> {
+        self.memory.write_forced(RemoteAddr(at), bytes).map_err(step("writing the executor's code"))
     }
 
     /// Lends this stopped thread to the puppet; batches run in it until the guard is dropped or [`Entered::leave`]
@@ -133,46 +121,16 @@ impl Puppet {
     ///
     /// A thread that is about to take a signal is first brought past that: its handler's frame is made.
     pub fn enter<'p>(&'p mut self, thread: &'p Stopped) -> Result<Entered<'p>, RemoteError> {
-        self.enter_slot(thread, 0)
+        self.enter_block(thread, 0)
     }
 
-    fn enter_slot<'p>(&'p self, thread: &'p Stopped, slot: usize) -> Result<Entered<'p>, RemoteError> {
+    pub(super) fn enter_block<'p>(&'p self, thread: &'p Stopped, block: usize) -> Result<Entered<'p>, RemoteError> {
         thread.settle().map_err(step("stopping the thread in a quiet place"))?.map_err(RemoteError::Died)?;
         let home = thread.registers().map_err(step("reading registers"))?;
         if !arch::is_native(&home) {
             return Err(step("entering a program of another instruction set")(Errno(libc::ENOEXEC)));
         }
-        Ok(Entered { puppet: self, thread, slot, inside: None, children: Vec::new() })
-    }
-
-    /// Runs one batch in each of many threads and puts each back as it was; the results are in the same order.
-    ///
-    /// As many as there is code room for are inside at the same time (three in the vDSO of Linux 6.18), so that ghost does not wait
-    /// for the awakening of every single one.
-    pub fn run_each(&mut self, work: &[(&Stopped, &Batch)]) -> Vec<Result<Outcome, RemoteError>> {
-        let puppet = &*self;
-        let mut results = Vec::with_capacity(work.len());
-        for group in work.chunks(puppet.last_scratch.len()) {
-            let mut visits: Vec<_> = group
-                .iter()
-                .enumerate()
-                .map(|(slot, (thread, batch))| puppet.enter_slot(thread, slot).map(|inside| (inside, *batch)))
-                .collect();
-            // An error ends a visit where it is; the thread goes home when it is dropped, after all others have gone.
-            let mapping = each(&mut visits, |v| v.0.start_mapping(program::size(v.1)));
-            let mapped = then(&mut visits, mapping, |v, seen| v.0.end_mapping(program::size(v.1), seen));
-            let started = then(&mut visits, mapped, |v, ()| v.0.start(v.1));
-            let done = then(&mut visits, started, |v, program| v.0.end(v.1, &program));
-            let leaving = each(&mut visits, |v| v.0.start_unmapping());
-            let left = then(&mut visits, leaving, |v, seen| v.0.end_unmapping(seen).and_then(|()| v.0.go_home()));
-            for ((done, left), visit) in done.into_iter().zip(left).zip(visits) {
-                results.push(match visit {
-                    Err(e) => Err(e),
-                    Ok(_) => done.and_then(|outcome| left.map(|()| outcome)),
-                });
-            }
-        }
-        results
+        Ok(Entered { puppet: self, thread, block, inside: None, children: Vec::new() })
     }
 
     /// Takes back everything (scratch memory, code in the unused tail) using `thread`; the process is as it was.
@@ -201,8 +159,8 @@ impl Drop for Puppet {
 pub struct Entered<'p> {
     puppet: &'p Puppet,
     thread: &'p Stopped,
-    /// Which of the places for a thread's way home is its own.
-    slot: usize,
+    /// Which of the blocks for a thread's way home is its own.
+    block: usize,
     inside: Option<Inside>,
     children: Vec<Pid>,
 }
@@ -243,13 +201,11 @@ impl Entered<'_> {
             other => other.map_err(step("reading syscall user dispatch"))?,
         };
         let p = self.puppet;
-        let write = |at: u64, code: &[u8]| {
-            p.memory.write_forced(RemoteAddr(at), code).map_err(step("writing the executor's code"))
-        };
         if !p.written.replace(true) {
-            write(p.foothold.start, &p.foothold.marked(arch::exec_code()))?;
+            let code = arch::slot_code(PATIENCE_SECONDS, p.blocks() - 1);
+            p.write_code(p.foothold.start, &p.foothold.marked(&code))?;
         }
-        write(p.slot_at(self.slot), &arch::slot(&home, mask, dispatch, PATIENCE_SECONDS))?;
+        p.write_code(p.block_at(self.block), &arch::block(&home, mask, dispatch))?;
         self.inside = Some(Inside { home, mask, dispatch, masked: false, scratch: (0, 0) });
         Ok(())
     }
@@ -285,6 +241,12 @@ impl Entered<'_> {
         Ok(self.inside.as_mut().expect("armed"))
     }
 
+    /// Opens the gate for it: should ghost die from here on, it runs its program.
+    fn open_gate(&mut self) -> Result<(), RemoteError> {
+        self.inside()?;
+        self.puppet.write_code(self.puppet.block_at(self.block) + arch::BLOCK_ARMED, &1_u32.to_ne_bytes())
+    }
+
     /// Sends the thread to `regs`: first the registers, then the mask, so that the way home is complete at any instant.
     fn dispatch(&mut self, regs: &Registers) -> Result<(), RemoteError> {
         self.thread.set_registers(regs).map_err(step("sending the thread into the executor"))?;
@@ -303,9 +265,9 @@ impl Entered<'_> {
     /// Makes one call with its arguments in registers. `scratch` is what the thread unmaps should ghost die after it;
     /// the start of it is the result of the call.
     fn single(&mut self, what: &'static str, nr: i64, args: [u64; 6], scratch_len: u64) -> Result<i64, RemoteError> {
-        let slot = self.puppet.slot_at(self.slot);
-        let mut regs = arch::call_registers(&self.inside()?.home, slot, nr, args);
-        arch::set_scratch(&mut regs, 0, scratch_len);
+        let call = self.puppet.at(arch::slot_map().call);
+        let mut regs = arch::call_registers(&self.inside()?.home, call, nr, args);
+        arch::set_scratch(&mut regs, self.puppet.block_at(self.block), 0, scratch_len);
         self.dispatch(&regs)?;
         for _ in 0..2 {
             self.thread.run_to_syscall(0).map_err(step(what))?;
@@ -318,9 +280,9 @@ impl Entered<'_> {
     /// Starts a call whose effect on the scratch area can be seen from outside: half as many stops.
     fn start_seen(&mut self, nr: i64, args: [u64; 6], scratch_len: u64) -> Result<(), RemoteError> {
         const WHAT: &str = "sending the thread into the executor";
-        let slot = self.puppet.slot_at(self.slot);
-        let mut regs = arch::call_registers(&self.inside()?.home, slot, nr, args);
-        arch::set_scratch(&mut regs, 0, scratch_len);
+        let call = self.puppet.at(arch::slot_map().call);
+        let mut regs = arch::call_registers(&self.inside()?.home, call, nr, args);
+        arch::set_scratch(&mut regs, self.puppet.block_at(self.block), 0, scratch_len);
         self.dispatch(&regs)?;
         self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))
     }
@@ -340,7 +302,7 @@ impl Entered<'_> {
         }
         self.halt(what)?;
         let regs = self.check_place()?;
-        Ok(arch::slot_result(&regs, self.puppet.slot_at(self.slot)))
+        Ok(arch::slot_result(&regs, self.puppet.foothold.start))
     }
 
     /// Stops the thread wherever it is.
@@ -405,7 +367,7 @@ impl Entered<'_> {
     }
 
     /// Makes the scratch area at least `need` bytes long.
-    fn reserve(&mut self, need: usize) -> Result<(), RemoteError> {
+    pub(super) fn reserve(&mut self, need: usize) -> Result<(), RemoteError> {
         let (old, old_len) = self.inside()?.scratch;
         if old_len >= need as u64 {
             return Ok(());
@@ -422,13 +384,13 @@ impl Entered<'_> {
 
     fn set_scratch(&mut self, base: u64, len: u64) -> Result<(), RemoteError> {
         self.inside()?.scratch = (base, len);
-        self.puppet.last_scratch[self.slot].set(base);
+        self.puppet.last_scratch.set(base);
         Ok(())
     }
 
     /// Begins to map a scratch area where the last one was; false when there was none.
     fn start_mapping(&mut self, need: usize) -> Result<bool, RemoteError> {
-        let (last, len) = (self.puppet.last_scratch[self.slot].get(), scratch_len(need));
+        let (last, len) = (self.puppet.last_scratch.get(), scratch_len(need));
         if last != 0 {
             let flags = SCRATCH_FLAGS | libc::MAP_FIXED_NOREPLACE;
             let args = [last, len, SCRATCH_PROT as u64, flags as u64, u64::MAX, 0];
@@ -439,7 +401,7 @@ impl Entered<'_> {
 
     fn end_mapping(&mut self, need: usize, started: bool) -> Result<(), RemoteError> {
         const WHAT: &str = "mapping the scratch area";
-        let (last, len) = (self.puppet.last_scratch[self.slot].get(), scratch_len(need));
+        let (last, len) = (self.puppet.last_scratch.get(), scratch_len(need));
         if started {
             // None: not made, and it will not be. An error: somebody who shares this memory has mapped something there.
             if let Some(base @ 1..) = self.end_seen(WHAT, last, true)? {
@@ -471,50 +433,87 @@ impl Entered<'_> {
         Ok(())
     }
 
-    /// Writes a batch and lets the thread run it.
-    fn start(&mut self, batch: &Batch) -> Result<Program, RemoteError> {
-        let scratch = self.inside()?.scratch;
-        let program = Program::new(batch, scratch.0);
+    /// Where its scratch area begins.
+    pub(super) fn scratch(&mut self) -> Result<u64, RemoteError> {
+        Ok(self.inside()?.scratch.0)
+    }
+
+    /// Lets go of the scratch area without unmapping it: somebody may still be in it.
+    pub(super) fn leak_scratch(&mut self) {
+        if let Some(inside) = &mut self.inside {
+            inside.scratch = (0, 0);
+        }
+    }
+
+    /// Lets the thread run a program that lies in its scratch area.
+    fn start(&mut self, program: &Program) -> Result<(), RemoteError> {
         program.write(&self.puppet.memory).map_err(step("writing a batch"))?;
+        let scratch = self.inside()?.scratch;
+        let regs = self.program_registers(program, 0, scratch)?;
+        self.dispatch(&regs)?;
+        self.thread.run(libc::PTRACE_CONT).map_err(step("starting a batch"))
+    }
+
+    /// Lets the thread run a program that lies in the scratch area of another.
+    pub(super) fn start_as_guest(&mut self, program: &Program) -> Result<(), RemoteError> {
+        // Its block, which is not armed, first: the owner of the area does not look for the end of a program that nobody runs.
+        self.inside()?;
+        program.write(&self.puppet.memory).map_err(step("writing a batch"))?;
+        let regs = self.program_registers(program, arch::slot_map().gate, (program.base(), 0))?;
+        self.dispatch(&regs)?;
+        self.open_gate()?;
+        self.thread.run(libc::PTRACE_CONT).map_err(step("starting a batch"))
+    }
+
+    fn program_registers(
+        &mut self,
+        program: &Program,
+        entry: u64,
+        scratch: (u64, u64),
+    ) -> Result<Registers, RemoteError> {
         let entry = arch::Entry {
-            exec: self.puppet.exec_at(),
+            exec: self.puppet.at(entry),
+            block: self.puppet.block_at(self.block),
             record: program.first_record(),
             results: program.first_result(),
-            end: self.puppet.slot_at(self.slot) + arch::slot_map().wait,
+            end: self.puppet.at(arch::slot_map().wait),
             scratch,
         };
-        let regs = arch::exec_registers(&self.inside()?.home, &entry);
-        self.dispatch(&regs)?;
-        self.thread.run(libc::PTRACE_CONT).map_err(step("starting a batch"))?;
-        Ok(program)
+        Ok(arch::exec_registers(&self.inside()?.home, &entry))
     }
 
-    fn end(&mut self, batch: &Batch, program: &Program) -> Result<Outcome, RemoteError> {
-        self.collect(program)?;
-        program.outcome(batch, &self.puppet.memory)
-    }
-
-    /// Waits until the program is done, then stops the thread in its sleep.
-    fn collect(&mut self, program: &Program) -> Result<(), RemoteError> {
+    /// Waits until the program is done, and asks the thread to stop.
+    pub(super) fn halt_when_done(&mut self, program: &Program) -> Result<(), RemoteError> {
         let (thread, puppet) = (self.thread, self.puppet);
-        stop_when_done(program, &puppet.memory, thread, |seen| {
+        wait_until_done(program, &puppet.memory, thread, |seen| {
             let stop = self.note(seen)?;
             self.pass(stop)
         })?;
-        self.check_place().map(drop)
+        thread.interrupt().map_err(step("waiting for a batch"))
+    }
+
+    /// Waits until the thread stands in its sleep after [`Entered::halt_when_done`]; what came of its program.
+    pub(super) fn end(&mut self, batch: &Batch, program: &Program) -> Result<Outcome, RemoteError> {
+        let thread = self.thread;
+        stop_in_sleep(thread, |seen| {
+            let stop = self.note(seen)?;
+            self.pass(stop)
+        })?;
+        self.check_place()?;
+        program.outcome(batch, &self.puppet.memory)
     }
 
     /// The registers of the thread; an error when it is not where ghost left it.
     fn check_place(&mut self) -> Result<Registers, RemoteError> {
         let regs = self.thread.registers().map_err(step("reading registers"))?;
         let ip = arch::instruction_pointer(&regs);
-        let (slot, map) = (self.puppet.slot_at(self.slot), arch::slot_map());
         if !(self.puppet.foothold.start..self.puppet.foothold.end).contains(&ip) {
             // It is home: nothing is left to be put back.
             self.inside = None;
             return Err(escaped());
         }
-        if ip >= slot + map.unmapped {
+        let (map, offset) = (arch::slot_map(), ip - self.puppet.foothold.start);
+        if offset >= map.unmapped && !(map.gate..map.len).contains(&offset) {
             // On its way home: still in our hands, but the scratch area is gone, and the mask may be back.
             let inside = self.inside()?;
             inside.scratch = (0, 0);
@@ -524,7 +523,7 @@ impl Entered<'_> {
         Ok(regs)
     }
 
-    fn go_home(&mut self) -> Result<(), RemoteError> {
+    pub(super) fn go_home(&mut self) -> Result<(), RemoteError> {
         const WHAT: &str = "leaving the thread";
         if self.inside.is_none() {
             return Ok(());
@@ -556,7 +555,9 @@ impl Drop for Entered<'_> {
 impl Executor for Entered<'_> {
     fn run(&mut self, batch: &Batch) -> Result<Outcome, RemoteError> {
         self.reserve(program::size(batch))?;
-        let program = self.start(batch)?;
+        let program = Program::new(batch, self.scratch()?);
+        self.start(&program)?;
+        self.halt_when_done(&program)?;
         self.end(batch, &program)
     }
 

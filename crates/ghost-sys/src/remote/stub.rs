@@ -367,6 +367,7 @@ impl Stub {
         program.write(&self.memory).map_err(step("writing a batch"))?;
         let entry = arch::Entry {
             exec: self.places.exec,
+            block: 0,
             record: program.first_record(),
             results: program.first_result(),
             end: if quiet { self.places.sleep } else { self.places.trap },

@@ -2,6 +2,7 @@
 
 use super::program::Program;
 use super::{Memory, RemoteError};
+use crate::Errno;
 use crate::ptrace::{Stop, Stopped};
 use std::time::{Duration, Instant};
 
@@ -17,13 +18,25 @@ pub(super) fn stop_when_done(
     thread: &Stopped,
     mut pass: impl FnMut(Seen) -> Result<(), RemoteError>,
 ) -> Result<(), RemoteError> {
-    let fail = |errno| RemoteError::Step { step: "waiting for a batch", errno };
+    wait_until_done(program, memory, thread, &mut pass)?;
+    thread.interrupt().map_err(fail)?;
+    stop_in_sleep(thread, pass)
+}
+
+/// The first half: it is then to be interrupted.
+pub(super) fn wait_until_done(
+    program: &Program,
+    memory: &Memory,
+    thread: &Stopped,
+    mut pass: impl FnMut(Seen) -> Result<(), RemoteError>,
+) -> Result<(), RemoteError> {
     let mut pause = Duration::from_micros(20);
-    let begin = Instant::now();
+    let mut begin = None;
     // An error of the look is a hint that the thread has ended or gone; the wait below tells which.
     while !program.is_done(memory).unwrap_or(true) {
-        if begin.elapsed() < Duration::from_micros(40) {
-            std::hint::spin_loop();
+        if begin.get_or_insert_with(Instant::now).elapsed() < Duration::from_micros(40) {
+            // It may be waiting for the very CPU on which we look.
+            std::thread::yield_now();
         } else if let Some(seen) = thread.wait_again(libc::WNOHANG).map_err(fail)? {
             pass(seen)?;
         } else {
@@ -31,11 +44,23 @@ pub(super) fn stop_when_done(
             pause = (pause * 2).min(Duration::from_millis(2));
         }
     }
+    Ok(())
+}
+
+/// The second half, after the interruption.
+pub(super) fn stop_in_sleep(
+    thread: &Stopped,
+    mut pass: impl FnMut(Seen) -> Result<(), RemoteError>,
+) -> Result<(), RemoteError> {
     loop {
-        thread.interrupt().map_err(fail)?;
         match thread.wait_soon().map_err(fail)? {
             Ok(Stop::Trap | Stop::Group(_)) => return Ok(()),
             seen => pass(seen)?,
         }
+        thread.interrupt().map_err(fail)?;
     }
+}
+
+fn fail(errno: Errno) -> RemoteError {
+    RemoteError::Step { step: "waiting for a batch", errno }
 }
