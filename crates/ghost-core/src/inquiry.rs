@@ -12,12 +12,13 @@
 use crate::error::{Blocker, Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
 use crate::kinds::memory::ask;
+use crate::kinds::thread::encode;
 use crate::kinds::{keyring, landlock, semaphore};
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::proc::{self, PosixTimer};
-use ghost_sys::ptrace::{self, NT_PRSTATUS, Stopped};
-use ghost_sys::remote::{Arg, Batch, DataRef, Memory, Outcome, Puppet, RemoteAddr, Slot};
+use ghost_sys::ptrace::{self, RseqArea, Stopped};
+use ghost_sys::remote::{Arg, Batch, DataRef, Memory, Outcome, Puppet, Slot, aborts};
 use ghost_sys::{Pid, nr};
 use std::collections::HashMap;
 
@@ -111,6 +112,10 @@ pub struct ThreadAnswers {
     pub registers: Vec<u8>,
     /// Its signal mask.
     pub signal_mask: u64,
+    /// Its registered rseq area.
+    pub rseq: Option<RseqArea>,
+    /// Its syscall user dispatch: (mode, selector, offset, len).
+    pub syscall_dispatch: (u64, u64, u64, u64),
     /// Serial number of its session keyring, 0 for none.
     pub session_keyring: i32,
     /// Whether it is in a Landlock domain.
@@ -183,13 +188,24 @@ fn ask_process(
         let what = || format!("tid {}", thread.tid);
         let stopped = &frozen.stopped;
         may_enter(thread, stopped).map_err(|e| e.on(pid, what()))?;
-        let mut registers = stopped.regset(NT_PRSTATUS).step_on(pid, what, "reading its registers")?;
-        if let Some((area, ..)) = stopped.rseq().step_on(pid, what, "reading its rseq registration")? {
-            abort_critical_section(&mut registers, area, &memory).map_err(|e| e.on(pid, what()))?;
-        }
-        let signal_mask = stopped.signal_mask().step_on(pid, what, "reading its signal mask")?;
-        answers.threads[nth] = ThreadAnswers { registers, signal_mask, ..ThreadAnswers::default() };
+        answers.threads[nth] = ThreadAnswers {
+            signal_mask: stopped.signal_mask().step_on(pid, what, "reading its signal mask")?,
+            rseq: stopped.rseq().step_on(pid, what, "reading its rseq registration")?,
+            syscall_dispatch: stopped.syscall_dispatch().step_on(pid, what, "reading its syscall user dispatch")?,
+            ..ThreadAnswers::default()
+        };
         visits.push((nth, stopped));
+    }
+    let stopped: Vec<&Stopped> = visits.iter().map(|(_, stopped)| *stopped).collect();
+    for (abort, (nth, stopped)) in aborts(&memory, &stopped).into_iter().zip(&visits) {
+        let what = || format!("tid {}", stopped.tid());
+        let mut registers = stopped.registers().step_on(pid, what, "reading its registers")?;
+        // The program may be continued on another CPU: that is what the section must not live to see. The kernel can't do it for
+        // us later, and nor can we: it forgets the section as soon as the thread returns to user space to answer us.
+        if let Some(abort) = abort.step_on(pid, what, "reading its rseq critical section")? {
+            registers.rip = abort;
+        }
+        answers.threads[*nth].registers = encode(&registers);
     }
     // All threads are asked the same, the first also for the process.
     let mut batch = Batch::new();
@@ -207,8 +223,8 @@ fn ask_process(
             answers.memory = of_memory.read(&outcome);
         }
         let thread = &mut answers.threads[*nth];
-        let (registers, signal_mask) = (std::mem::take(&mut thread.registers), thread.signal_mask);
-        *thread = ThreadAnswers { registers, signal_mask, ..questions.read(&outcome) };
+        let ThreadAnswers { registers, signal_mask, rseq, syscall_dispatch, .. } = std::mem::take(thread);
+        *thread = ThreadAnswers { registers, signal_mask, rseq, syscall_dispatch, ..questions.read(&outcome) };
     }
     let first = &frozen.threads[0].stopped;
     if let Some((more, questions)) = ask::PolicyQuestions::queue(&answers.memory) {
@@ -222,29 +238,6 @@ fn ask_process(
     answers.blockers.extend(landlock::check(process, &answers.threads, &visits, &mut puppet, witnesses)?);
     puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;
     Ok(answers)
-}
-
-/// Moves the instruction pointer to the abort handler when it is within the critical section that its rseq area names.
-///
-/// The program may be continued on another CPU: that is what the section must not live to see. The kernel can't do it for
-/// us later, and nor can we: it forgets the section as soon as the thread returns to user space anywhere else, as it does
-/// to answer us.
-fn abort_critical_section(general: &mut [u8], area: u64, memory: &Memory) -> Result<(), KindError> {
-    const RSEQ_CS: u64 = 8;
-    const RIP: usize = std::mem::offset_of!(libc::user_regs_struct, rip);
-    let section = memory.read_u64(RemoteAddr(area).plus(RSEQ_CS)).unwrap_or(0);
-    if section == 0 {
-        return Ok(());
-    }
-    // struct rseq_cs: version and flags, start, length, abort address.
-    let mut words = [0; 32];
-    memory.read(RemoteAddr(section), &mut words).step("reading its rseq critical section")?;
-    let word = |i: usize| u64::from_ne_bytes(words[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
-    let rip = u64::from_ne_bytes(general[RIP..RIP + 8].try_into().expect("eight bytes"));
-    if rip.wrapping_sub(word(1)) < word(2) {
-        general[RIP..RIP + 8].copy_from_slice(&word(3).to_ne_bytes());
-    }
-    Ok(())
 }
 
 /// Whether calls made inside a thread would be judged by its seccomp filters, which may end it.

@@ -255,7 +255,7 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
     for tid in tids {
         if tid == pid {
             threads.push(ThreadView { tid, status: status.clone() });
-        } else if let Ok(status) = dir.thread(tid).and_then(|d| proc::read_status(&d)) {
+        } else if let Ok(status) = dir.parse(&format!("task/{tid}/status"), proc::parse_status) {
             threads.push(ThreadView { tid, status });
         }
     }

@@ -36,12 +36,18 @@ impl Stopped {
 
     /// The first half of [`Stopped::trap`], for callers that have many threads: all are on their way before the first is waited for.
     pub fn begin_trap(&self) -> Result<()> {
+        if self.stop_kind() == Stop::Trap {
+            return Ok(());
+        }
         self.interrupt()?;
         self.run(libc::PTRACE_CONT)
     }
 
     /// The second half.
     pub fn end_trap(&self) -> Result<()> {
+        if self.stop_kind() == Stop::Trap {
+            return Ok(());
+        }
         loop {
             match self.stop_again()? {
                 Stop::Trap => return Ok(()),

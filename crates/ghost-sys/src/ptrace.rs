@@ -52,6 +52,39 @@ pub struct Stopped {
     held: Cell<i32>,
     /// The last stop.
     stop: Cell<Stop>,
+    /// What was read of it in this stop.
+    known: Known,
+}
+
+/// What does not change while a thread is stopped, but by its tracer: asked once in a stop.
+#[derive(Debug, Default)]
+struct Known {
+    registers: Cell<Option<Registers>>,
+    mask: Cell<Option<u64>>,
+    rseq: Cell<Option<Option<RseqArea>>>,
+    dispatch: Cell<Option<(u64, u64, u64, u64)>>,
+}
+
+/// (address, size, signature, flags) of a registered rseq area.
+pub type RseqArea = (u64, u32, u32, u32);
+
+impl Known {
+    fn forget(&self) {
+        self.registers.set(None);
+        self.mask.set(None);
+        self.rseq.set(None);
+        self.dispatch.set(None);
+    }
+}
+
+/// What is known, or is asked now and known from then on.
+fn once<T: Copy>(known: &Cell<Option<T>>, ask: impl FnOnce() -> Result<T>) -> Result<T> {
+    if let Some(value) = known.get() {
+        return Ok(value);
+    }
+    let value = ask()?;
+    known.set(Some(value));
+    Ok(value)
 }
 
 /// How a traced thread came to a halt.
@@ -71,6 +104,7 @@ pub enum Stop {
 
 /// What a wait found.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly always the large one")]
 pub enum Waited {
     /// It is stopped.
     Stopped(Stopped, Stop),
@@ -172,7 +206,8 @@ impl Running {
             return Ok(Waited::Gone(status));
         }
         let stop = Stop::decode(tid, status)?;
-        let stopped = Stopped { tid, gone: Cell::new(false), held: Cell::new(0), stop: Cell::new(stop) };
+        let stopped =
+            Stopped { tid, gone: Cell::new(false), held: Cell::new(0), stop: Cell::new(stop), known: Known::default() };
         if let Stop::Signal(signal) = stop {
             stopped.held.set(signal);
         }
@@ -272,21 +307,25 @@ impl Stopped {
 
     /// Sets a register set of any type; PTRACE_SETREGSET.
     pub fn set_regset(&self, kind: u32, bytes: &[u8]) -> Result<()> {
+        self.known.registers.set(None);
         let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         self.ask(libc::PTRACE_SETREGSET, kind as u64, (&raw mut iov).cast()).map(drop)
     }
 
     /// General registers (PTRACE_GETREGSET, NT_PRSTATUS).
     pub fn registers(&self) -> Result<Registers> {
-        // SAFETY: a structure of integers, for which all zeroes is a value.
-        let mut regs: Registers = unsafe { std::mem::zeroed() };
-        let mut iov = libc::iovec { iov_base: (&raw mut regs).cast(), iov_len: size_of::<Registers>() };
-        self.ask(libc::PTRACE_GETREGSET, NT_PRSTATUS as u64, (&raw mut iov).cast())?;
-        Ok(regs)
+        once(&self.known.registers, || {
+            // SAFETY: a structure of integers, for which all zeroes is a value.
+            let mut regs: Registers = unsafe { std::mem::zeroed() };
+            let mut iov = libc::iovec { iov_base: (&raw mut regs).cast(), iov_len: size_of::<Registers>() };
+            self.ask(libc::PTRACE_GETREGSET, NT_PRSTATUS as u64, (&raw mut iov).cast())?;
+            Ok(regs)
+        })
     }
 
     /// Sets the general registers in one step.
     pub fn set_registers(&self, r: &Registers) -> Result<()> {
+        self.known.registers.set(None);
         let mut iov = libc::iovec { iov_base: (&raw const *r).cast_mut().cast(), iov_len: size_of::<Registers>() };
         self.ask(libc::PTRACE_SETREGSET, NT_PRSTATUS as u64, (&raw mut iov).cast()).map(drop)
     }
@@ -303,14 +342,20 @@ impl Stopped {
 
     /// The signal mask that the thread has when no system call has replaced it for a while.
     pub fn signal_mask(&self) -> Result<u64> {
-        let mut mask = 0_u64;
-        self.ask(PTRACE_GETSIGMASK, 8, (&raw mut mask).cast())?;
-        Ok(mask)
+        once(&self.known.mask, || {
+            let mut mask = 0_u64;
+            self.ask(PTRACE_GETSIGMASK, 8, (&raw mut mask).cast())?;
+            Ok(mask)
+        })
     }
 
     /// Sets the signal mask.
     pub fn set_signal_mask(&self, mask: u64) -> Result<()> {
-        self.ask(PTRACE_SETSIGMASK, 8, (&raw const mask).cast_mut().cast()).map(drop)
+        const ALWAYS_OPEN: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
+        self.known.mask.set(None);
+        self.ask(PTRACE_SETSIGMASK, 8, (&raw const mask).cast_mut().cast())?;
+        self.known.mask.set(Some(mask & !ALWAYS_OPEN));
+        Ok(())
     }
 
     /// The signals that wait, in order: the thread's own queue, or the process's (PTRACE_PEEKSIGINFO).
@@ -345,8 +390,8 @@ impl Stopped {
         Ok(info)
     }
 
-    /// (address, size, signature, flags) of the registered rseq area; None when there is none.
-    pub fn rseq(&self) -> Result<Option<(u64, u32, u32, u32)>> {
+    /// The registered rseq area; None when there is none.
+    pub fn rseq(&self) -> Result<Option<RseqArea>> {
         #[repr(C)]
         #[derive(Default)]
         struct Config {
@@ -356,9 +401,11 @@ impl Stopped {
             flags: u32,
             pad: u32,
         }
-        let mut c = Config::default();
-        self.ask(PTRACE_GET_RSEQ_CONFIGURATION, size_of::<Config>() as u64, (&raw mut c).cast())?;
-        Ok((c.pointer != 0).then_some((c.pointer, c.size, c.signature, c.flags)))
+        once(&self.known.rseq, || {
+            let mut c = Config::default();
+            self.ask(PTRACE_GET_RSEQ_CONFIGURATION, size_of::<Config>() as u64, (&raw mut c).cast())?;
+            Ok((c.pointer != 0).then_some((c.pointer, c.size, c.signature, c.flags)))
+        })
     }
 
     /// The seccomp filters in the order in which they were installed: (program as sock_filter bytes, flags).
@@ -384,13 +431,16 @@ impl Stopped {
 
     /// Syscall user dispatch: (mode, selector, offset, len).
     pub fn syscall_dispatch(&self) -> Result<(u64, u64, u64, u64)> {
-        let mut c = [0_u64; 4];
-        self.ask(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, 32, c.as_mut_ptr().cast())?;
-        Ok((c[0], c[1], c[2], c[3]))
+        once(&self.known.dispatch, || {
+            let mut c = [0_u64; 4];
+            self.ask(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, 32, c.as_mut_ptr().cast())?;
+            Ok((c[0], c[1], c[2], c[3]))
+        })
     }
 
     /// Sets syscall user dispatch.
     pub fn set_syscall_dispatch(&self, config: (u64, u64, u64, u64)) -> Result<()> {
+        self.known.dispatch.set(None);
         let mut c = [config.0, config.1, config.2, config.3];
         self.ask(PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG, 32, c.as_mut_ptr().cast()).map(drop)
     }
@@ -517,17 +567,20 @@ impl Stopped {
 
     /// PTRACE_SYSCALL with a signal, without giving up the value.
     pub(crate) fn run_to_syscall(&self, signal: i32) -> Result<()> {
+        self.known.forget();
         self.held.set(0);
         self.ask(libc::PTRACE_SYSCALL, 0, signal as usize as *mut c_void).map(drop)
     }
 
     /// Lets it run without giving up the value: for the executors, which stop it again before they return.
     pub(crate) fn run(&self, how: u32) -> Result<()> {
+        self.known.forget();
         self.ask(how, 0, std::ptr::null_mut()).map(drop)
     }
 
     /// Hands a signal on from a signal-delivery stop, without giving up the value.
     pub(crate) fn run_with(&self, signal: i32) -> Result<()> {
+        self.known.forget();
         self.held.set(0);
         self.ask(libc::PTRACE_CONT, 0, signal as usize as *mut c_void).map(drop)
     }

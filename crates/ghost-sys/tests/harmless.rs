@@ -99,6 +99,18 @@ fn lasts(what: &str, want: Result<i64, i32>, call: impl FnOnce() -> i64) {
 #[test]
 #[ignore = "a victim, not a test"]
 fn victim_watchful() {
+    watchful(true)
+}
+
+/// The same without signals. A ghost that is killed between two calls, sending a thread inside and blocking its signals, may make a
+/// call again that a handler has just ended; a microsecond, unless somebody stops ghost at each of its calls.
+#[test]
+#[ignore = "a victim, not a test"]
+fn victim_without_signals() {
+    watchful(false)
+}
+
+fn watchful(signals: bool) -> ! {
     watch(0, || match registers_hold(TURNS[0].load(SeqCst).wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
         0 => {}
         d => bad(&format!("registers differ: {d:#x}")),
@@ -138,6 +150,24 @@ fn victim_watchful() {
             bad("write");
         }
     });
+    if signals {
+        exchange_signals();
+    } else {
+        TURNS[6..].iter().for_each(|turns| turns.store(1, SeqCst));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    println!("\nready");
+    let _ = std::io::stdin().read(&mut [0]);
+    let turns: Vec<u64> = TURNS.iter().map(|t| t.load(SeqCst)).collect();
+    if turns.contains(&0) {
+        bad(&format!("a thread made no turn: {turns:?}"));
+    }
+    println!("\ndone {turns:?}");
+    std::process::exit(0);
+}
+
+/// One thread waits in `sigsuspend(2)` for the signals of another.
+fn exchange_signals() {
     static SUSPENDED: AtomicI32 = AtomicI32::new(0);
     std::thread::spawn(|| {
         let bit = 1_u64 << (libc::SIGUSR1 - 1);
@@ -179,15 +209,6 @@ fn victim_watchful() {
             }
         }
     });
-    std::thread::sleep(Duration::from_millis(50));
-    println!("\nready");
-    let _ = std::io::stdin().read(&mut [0]);
-    let turns: Vec<u64> = TURNS.iter().map(|t| t.load(SeqCst)).collect();
-    if turns.contains(&0) {
-        bad(&format!("a thread made no turn: {turns:?}"));
-    }
-    println!("\ndone {turns:?}");
-    std::process::exit(0);
 }
 
 /// Tells the victim to end and reads its verdict.
@@ -333,6 +354,101 @@ fn ghosts_that_are_killed_harm_nobody() {
     assert!(differ <= 1, "{differ} masks differ");
     visit(victim.pid()).expect("a last visit");
     verdict(victim);
+}
+
+/// Lets a traced ghost make `calls` system calls and kills it before or after the next one; None when it has ended before that.
+fn killed_after(ghost: i32, calls: usize) -> Option<()> {
+    let mut status = 0;
+    // SAFETY: takes numbers, and a status that is ours; `ghost` is our child and traced by us.
+    unsafe {
+        assert_eq!(libc::waitpid(ghost, &raw mut status, 0), ghost);
+        assert!(libc::WIFSTOPPED(status), "the ghost is traced: {status:#x}");
+        let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
+        libc::ptrace(libc::PTRACE_SETOPTIONS, ghost, 0, options);
+        for _ in 0..calls {
+            libc::ptrace(libc::PTRACE_SYSCALL, ghost, 0, 0);
+            assert_eq!(libc::waitpid(ghost, &raw mut status, libc::__WALL), ghost);
+            if libc::WIFEXITED(status) {
+                assert!([0, 4].contains(&libc::WEXITSTATUS(status)), "a ghost failed: {status:#x}");
+                return None;
+            }
+        }
+        libc::kill(ghost, libc::SIGKILL);
+        while libc::waitpid(ghost, &raw mut status, libc::__WALL) == ghost && !libc::WIFSIGNALED(status) {}
+    }
+    Some(())
+}
+
+/// Kills a ghost at the entry or the exit of its n-th system call, for every `STRIDE`-th n; GHOST_EVERY_CALL=1 leaves none
+/// out from the first on.
+#[test]
+fn ghosts_that_are_killed_at_a_system_call_harm_nobody() {
+    const STRIDE: usize = 41;
+    let mut victim = Victim::start("victim_without_signals");
+    let (maps, before) = (victim.maps(), masks(&victim));
+    let every = std::env::var("GHOST_EVERY_CALL").ok().and_then(|n| n.parse().ok());
+    let mut n = every.unwrap_or(1 + std::process::id() as usize % STRIDE);
+    let mut kills = 0;
+    loop {
+        // SAFETY: as for the ghosts that are killed at random.
+        let ghost = unsafe { libc::fork() };
+        if ghost == 0 {
+            // SAFETY: takes numbers only.
+            unsafe {
+                libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+                libc::raise(libc::SIGSTOP);
+            }
+            let end = match crowd(victim.pid()) {
+                Ok(()) => 0,
+                // A thread is still on its way home from the last ghost.
+                Err(RemoteError::Step { errno: Errno(libc::EBUSY), .. }) => 4,
+                Err(_) => 3,
+            };
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(end) };
+        }
+        let killed = killed_after(ghost, n);
+        if let Some(end) = victim.child.try_wait().expect("wait") {
+            println!("the victim ended after a kill at stop {n}: {end}");
+            victim.line("bad");
+        }
+        if killed.is_some() {
+            kills += 1;
+            n += if every.is_some() { 1 } else { STRIDE };
+        } else if victim.maps() == maps && crowd(victim.pid()).is_ok() {
+            // It came to its end: n is larger than the number of its calls.
+            break;
+        }
+        // Those in the sleep after their program come home within two seconds.
+        let began = Instant::now();
+        while victim.maps() != maps || crowd_is_busy(victim.pid()) {
+            if let Some(end) = victim.child.try_wait().expect("wait") {
+                println!("the victim ended after a kill at stop {n}: {end}");
+                victim.line("bad");
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(6),
+                "after a kill at stop {n} something stays: {:?}, {:?}",
+                victim.maps().iter().filter(|m| !maps.contains(m)).collect::<Vec<_>>(),
+                victim
+                    .threads()
+                    .iter()
+                    .map(|t| std::fs::read_to_string(format!("/proc/{t}/syscall")))
+                    .collect::<Vec<_>>()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    println!("{kills} ghosts killed, the last at stop {n}");
+    let differ = masks(&victim).into_iter().zip(before).filter(|(a, b)| a != b).count();
+    assert!(differ <= 1, "{differ} masks differ");
+    verdict(victim);
+}
+
+/// Whether a thread of the process is still on its way home.
+fn crowd_is_busy(pid: i32) -> bool {
+    let _held = stop_all(pid);
+    matches!(Puppet::new(pid), Err(RemoteError::Step { errno: Errno(libc::EBUSY), .. }))
 }
 
 static COUNTED: AtomicU64 = AtomicU64::new(0);

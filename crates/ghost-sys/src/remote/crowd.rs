@@ -18,10 +18,11 @@
 //! A block that is used again is written without its arm before the next program overwrites the end of the last. After the last guest all
 //! are disarmed, since the next scratch area is not theirs.
 
+use super::aborts;
 use super::program::{self, Program};
 use super::puppet::step;
 use super::{Batch, Entered, Executor, Outcome, Puppet, RemoteError};
-use crate::ptrace::Stopped;
+use crate::ptrace::{Stop, Stopped};
 use crate::{Errno, arch};
 use std::collections::VecDeque;
 
@@ -123,13 +124,17 @@ impl Puppet {
         let mut free: Vec<usize> = (1..=places).collect();
         let mut answers: Vec<Option<Result<Outcome, RemoteError>>> = others.iter().map(|_| None).collect();
         let mut guests: VecDeque<Guest<'_, '_>> = VecDeque::with_capacity(places);
+        let stopped: Vec<&Stopped> = others.iter().map(|(thread, _)| *thread).collect();
+        let mut aborts = aborts(&self.memory, &stopped).into_iter();
         for (index, &(thread, batch)) in others.iter().enumerate() {
+            let abort = aborts.next();
             if free.is_empty()
                 && let Some(guest) = guests.pop_front()
             {
                 guest.end(&parts, &mut answers, &mut free);
             }
             let Some(&part) = free.last() else { break };
+            let at_rest = matches!(thread.stop_kind(), Stop::Trap | Stop::Group(_));
             let mut entered = match self.enter_block(thread, part) {
                 Ok(entered) => entered,
                 Err(e) => {
@@ -138,6 +143,8 @@ impl Puppet {
                 }
             };
             free.pop();
+            // What it was before it had to be brought to rest is not known any more.
+            entered.abort = abort.filter(|_| at_rest);
             let halted = entered.start_as_guest(parts.prepare(part, batch)).map(|()| false);
             guests.push_back(Guest { entered, batch, part, index, halted });
             // One that was started a while ago is asked to stop, so that nobody has to wait for its stop later.

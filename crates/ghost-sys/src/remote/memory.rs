@@ -7,6 +7,7 @@
 
 use crate::{Errno, Pid, Result, errno::cvt};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// An address in another process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -28,14 +29,14 @@ const MAX_BYTES: usize = 1 << 30;
 #[derive(Debug)]
 pub struct Memory {
     pid: Pid,
-    mem: std::fs::File,
+    mem: Arc<std::fs::File>,
 }
 
 impl Memory {
     /// Opens `/proc/PID/mem`; needs ptrace rights over the process.
     pub fn open(pid: Pid) -> Result<Self> {
         let mem = std::fs::File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
-        Ok(Self { pid, mem })
+        Ok(Self { pid, mem: Arc::new(mem) })
     }
 
     /// The process it belongs to.
@@ -44,8 +45,9 @@ impl Memory {
     }
 
     /// Another handle on the same memory.
-    pub fn try_clone(&self) -> Result<Self> {
-        Ok(Self { pid: self.pid, mem: self.mem.try_clone()? })
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { pid: self.pid, mem: Arc::clone(&self.mem) }
     }
 
     /// Fills `buf` from readable memory at `addr` (process_vm_readv; `EFAULT` when a page is not readable).

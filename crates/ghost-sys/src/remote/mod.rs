@@ -7,6 +7,7 @@ mod memory;
 mod process;
 mod program;
 mod puppet;
+mod section;
 mod stub;
 mod wait;
 
@@ -14,4 +15,5 @@ pub use batch::{Arg, Batch, Call, DataRef, Executor, Label, Outcome, RemoteError
 pub use memory::{Memory, RemoteAddr};
 pub(crate) use process::ending_program;
 pub use puppet::{Entered, Puppet};
+pub use section::aborts;
 pub use stub::{ForkOptions, Stub, StubLayout, THREAD_ROOM};

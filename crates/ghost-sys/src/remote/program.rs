@@ -144,6 +144,15 @@ impl Program {
         Ok(memory.read_u64(RemoteAddr(self.base))? == 1)
     }
 
+    /// What its calls returned, whether or not they were all made; -1 for those that were not.
+    pub(super) fn results(&self, batch: &Batch, memory: &Memory) -> Result<Vec<i64>, RemoteError> {
+        let mut bytes = vec![0; batch.calls.len() * 8];
+        memory
+            .read(RemoteAddr(self.first_result()), &mut bytes)
+            .map_err(|errno| RemoteError::Step { step: "reading the results of a batch", errno })?;
+        Ok(bytes.chunks_exact(8).map(|c| i64::from_ne_bytes(c.try_into().expect("eight bytes"))).collect())
+    }
+
     /// What came of it.
     pub(super) fn outcome(&self, batch: &Batch, memory: &Memory) -> Result<Outcome, RemoteError> {
         let step = |errno| RemoteError::Step { step: "reading the results of a batch", errno };

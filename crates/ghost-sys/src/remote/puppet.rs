@@ -9,7 +9,7 @@
 //! | if ghost dies | what the thread does |
 //! |---|---|
 //! | before the first SETREGS | goes on: only unused bytes have changed |
-//! | after it, before all signals are blocked | as below; a handler that runs meanwhile returns to the executor |
+//! | after it, before all signals are blocked | as below; a handler that runs meanwhile returns to the executor, and a call that it should have ended is made again |
 //! | while a call or a batch runs | finishes it and its epilogue, then home |
 //! | between two batches | home at once: its sleep is interrupted and cannot be restarted |
 //! | after the mask is back, before the last SETREGS | home at once |
@@ -27,6 +27,7 @@
 //! is delivered on leaving. Refused: 32-bit programs. Seccomp: with `PTRACE_O_SUSPEND_SECCOMP` filters sleep while ghost lives; should it die, they
 //! judge `pselect6`, `munmap` and `rt_sigprocmask` of the way home, and a filter that kills for one of them kills the program.
 
+use super::aborts;
 use super::foothold::Foothold;
 use super::program::{self, Program};
 use super::wait::{stop_in_sleep, wait_until_done};
@@ -130,7 +131,7 @@ impl Puppet {
         if !arch::is_native(&home) {
             return Err(step("entering a program of another instruction set")(Errno(libc::ENOEXEC)));
         }
-        Ok(Entered { puppet: self, thread, block, inside: None, children: Vec::new() })
+        Ok(Entered { puppet: self, thread, block, inside: None, abort: None, children: Vec::new() })
     }
 
     /// Takes back everything (scratch memory, code in the unused tail) using `thread`; the process is as it was.
@@ -162,6 +163,8 @@ pub struct Entered<'p> {
     /// Which of the blocks for a thread's way home is its own.
     block: usize,
     inside: Option<Inside>,
+    /// What [`aborts`] says of it, if that is known already.
+    pub(super) abort: Option<crate::Result<Option<u64>>>,
     children: Vec<Pid>,
 }
 
@@ -191,7 +194,11 @@ impl Entered<'_> {
     /// Reads what must be put back, and writes the code with it.
     fn arm(&mut self) -> Result<(), RemoteError> {
         let mut home = self.thread.registers().map_err(step("reading registers"))?;
-        if let Some(abort) = self.rseq_abort(arch::instruction_pointer(&home))? {
+        let abort = match self.abort.take() {
+            Some(known) => known,
+            None => aborts(&self.puppet.memory, &[self.thread]).pop().expect("one answer for one thread"),
+        };
+        if let Some(abort) = abort.map_err(step("reading the restartable sequence"))? {
             arch::set_instruction_pointer(&mut home, abort);
         }
         let mask = self.thread.signal_mask().map_err(step("reading the signal mask"))?;
@@ -208,30 +215,6 @@ impl Entered<'_> {
         p.write_code(p.block_at(self.block), &arch::block(&home, mask, dispatch))?;
         self.inside = Some(Inside { home, mask, dispatch, masked: false, scratch: (0, 0) });
         Ok(())
-    }
-
-    /// The abort handler of the restartable sequence in which `ip` lies (`struct rseq_cs`, linux/rseq.h).
-    fn rseq_abort(&self, ip: u64) -> Result<Option<u64>, RemoteError> {
-        let fail = step("reading the restartable sequence");
-        let Some((area, _, signature, _)) = self.thread.rseq().map_err(&fail)? else { return Ok(None) };
-        let memory = &self.puppet.memory;
-        let Ok(descriptor) = memory.read_u64(RemoteAddr(area + 8)) else { return Ok(None) };
-        if descriptor == 0 {
-            return Ok(None);
-        }
-        let mut cs = [0; 32];
-        if memory.read(RemoteAddr(descriptor), &mut cs).is_err() {
-            return Ok(None);
-        }
-        let word = |at: usize| u64::from_ne_bytes(cs[at..at + 8].try_into().expect("eight bytes"));
-        let (start, len, abort) = (word(8), word(16), word(24));
-        if ip.wrapping_sub(start) >= len {
-            return Ok(None);
-        }
-        let mut before = [0; 4];
-        memory.read(RemoteAddr(abort.wrapping_sub(4)), &mut before).map_err(&fail)?;
-        // With a wrong signature the kernel kills the program; that is not for us to do.
-        Ok((u32::from_ne_bytes(before) == signature).then_some(abort))
     }
 
     fn inside(&mut self) -> Result<&mut Inside, RemoteError> {

@@ -12,11 +12,12 @@
 
 use super::process::{self, Birth, Guard, Process, StubPlaces};
 use super::program::{self, Program};
-use super::wait::stop_when_done;
-use super::{Arg, Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
+use super::wait::{Seen, stop_in_sleep, wait_until_done};
+use super::{Arg, Batch, Executor, Label, Memory, Outcome, RemoteAddr, RemoteError};
 use crate::clone3::CloneArgs;
 use crate::ptrace::{self, Stop, Stopped, Waited};
 use crate::{Errno, Pid, arch};
+use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,6 +74,8 @@ pub struct Stub {
     memory: Memory,
     layout: StubLayout,
     places: StubPlaces,
+    /// Whether pids are the same numbers for it and for ghost.
+    knows_pids: bool,
     /// Same for all that share an address space.
     mm: Arc<()>,
     /// Whether SIGTRAP may not be at its default action; same for all that share signal actions.
@@ -124,6 +127,7 @@ impl Stub {
             memory: Memory::open(pid).map_err(step("opening the memory of the new process"))?,
             layout,
             places: StubPlaces::of(layout),
+            knows_pids: false,
             mm: Arc::new(()),
             trap_changed: Arc::new(AtomicBool::new(false)),
         };
@@ -131,7 +135,10 @@ impl Stub {
         for (start, len) in process::surplus(pid, layout).map_err(step("reading the new process's mappings"))? {
             batch.call("munmap of what exec made", libc::SYS_munmap, &[start.0.into(), len.into()]);
         }
-        stub.run(&batch)?;
+        let known_as = batch.call("getpid", libc::SYS_getpid, &[]);
+        // Of several pids one may be equal by chance.
+        let alone = options.pids.len() <= 1 && options.flags & libc::CLONE_NEWPID as u64 == 0;
+        stub.knows_pids = stub.run(&batch)?.result(known_as) == Ok(pid.into()) && alone;
         stub.leave_image()?;
         Ok(stub)
     }
@@ -146,15 +153,14 @@ impl Stub {
 
     /// The same with namespaces, a cgroup, or pids in nested pid namespaces.
     pub fn fork_with(&mut self, options: &ForkOptions<'_>) -> Result<Self, RemoteError> {
-        let mut batch = Batch::new();
         let args = CloneArgs {
             flags: options.flags,
             exit_signal: options.exit_signal.into(),
             cgroup: options.cgroup.unwrap_or(0) as u64,
             ..CloneArgs::default()
         };
-        clone_call(&mut batch, &args, options.pids, "clone3");
-        let born = self.run_births(&batch)?;
+        let (born, outcome) = self.births(&[(args, options.pids)]);
+        outcome?;
         let [tid] = born[..] else { return Err(step("making a child process")(Errno(libc::ECHILD))) };
         let thread = first_stop(tid)?;
         let process = Process::new(tid).map_err(step("opening the new process"))?;
@@ -167,13 +173,14 @@ impl Stub {
     pub fn fork_many(&mut self, wanted: &[(Pid, u64, u32)]) -> Result<Vec<Self>, RemoteError> {
         let mut stubs = Vec::with_capacity(wanted.len());
         for part in wanted.chunks(self.births_at_once()) {
-            let mut batch = Batch::new();
-            for (pid, flags, exit_signal) in part {
-                let args = CloneArgs { flags: *flags, exit_signal: (*exit_signal).into(), ..CloneArgs::default() };
-                let pids = if *pid == 0 { &[][..] } else { std::slice::from_ref(pid) };
-                clone_call(&mut batch, &args, pids, "clone3");
-            }
-            let (born, outcome) = self.run_noting(&batch);
+            let births: Vec<_> = part
+                .iter()
+                .map(|(pid, flags, exit_signal)| {
+                    let args = CloneArgs { flags: *flags, exit_signal: (*exit_signal).into(), ..CloneArgs::default() };
+                    (args, if *pid == 0 { &[][..] } else { std::slice::from_ref(pid) })
+                })
+                .collect();
+            let (born, outcome) = self.births(&births);
             for (tid, (_, flags, _)) in born.into_iter().zip(part) {
                 let thread = first_stop(tid)?;
                 let process = Process::new(tid).map_err(step("opening the new process"))?;
@@ -186,6 +193,35 @@ impl Stub {
             }
         }
         Ok(stubs)
+    }
+
+    /// Makes children in one batch: (arguments, pids). Their tids, and what came of it; those made before an error are among them.
+    ///
+    /// Where the process says its children's tids as ghost knows them, they are attached by CLONE_PTRACE: the maker needs not stop at
+    /// each of them. They have the options of its trace, as they would have by an event.
+    fn births(&mut self, births: &[(CloneArgs, &[Pid])]) -> (Vec<Pid>, Result<(), RemoteError>) {
+        let mut batch = Batch::new();
+        for (args, pids) in births {
+            let mut args = *args;
+            if self.knows_pids {
+                args.flags |= (libc::CLONE_PTRACE | libc::CLONE_UNTRACED) as u64;
+            }
+            let label = pids.last().map_or("clone3".into(), |pid| Label::from(format!("clone3 of {pid}")));
+            clone_call(&mut batch, &args, pids, label);
+        }
+        let started = match self.start(&batch, 0, false) {
+            Ok(started) => started,
+            Err(e) => return (Vec::new(), Err(e)),
+        };
+        let mut born = Vec::new();
+        let outcome = self.finish(&started, &batch, Some(&mut born)).map(drop);
+        if self.knows_pids && !matches!(outcome, Err(RemoteError::Died(_))) {
+            match started.program.results(&batch, &self.memory) {
+                Ok(results) => born.extend(results.into_iter().take_while(|tid| *tid > 0).map(|tid| tid as Pid)),
+                Err(e) => return (born, Err(e)),
+            }
+        }
+        (born, outcome)
     }
 
     /// How many births fit into one batch: each takes a record, a result, its arguments and its tid, 80 + 8 + 96 + 16 bytes.
@@ -225,14 +261,15 @@ impl Stub {
             | libc::CLONE_SYSVSEM) as u64;
         let mut stubs = Vec::with_capacity(tids.len());
         for part in tids.chunks(self.births_at_once()) {
-            let mut batch = Batch::new();
-            for (tid, clear) in part {
-                let clear_flag = if *clear == 0 { 0 } else { libc::CLONE_CHILD_CLEARTID as u64 };
-                let args = CloneArgs { flags: flags | clear_flag, child_tid: *clear, ..CloneArgs::default() };
-                let pids = if *tid == 0 { &[][..] } else { std::slice::from_ref(tid) };
-                clone_call(&mut batch, &args, pids, format!("clone3 of thread {tid}"));
-            }
-            let (born, outcome) = self.run_noting(&batch);
+            let births: Vec<_> = part
+                .iter()
+                .map(|(tid, clear)| {
+                    let clear_flag = if *clear == 0 { 0 } else { libc::CLONE_CHILD_CLEARTID as u64 };
+                    let args = CloneArgs { flags: flags | clear_flag, child_tid: *clear, ..CloneArgs::default() };
+                    (args, if *tid == 0 { &[][..] } else { std::slice::from_ref(tid) })
+                })
+                .collect();
+            let (born, outcome) = self.births(&births);
             let process = Arc::clone(self.guard.process());
             for tid in born {
                 let thread = first_stop(tid)?;
@@ -246,8 +283,9 @@ impl Stub {
 
     fn sibling(&self, thread: Stopped, pid: Pid, process: &Arc<Process>, flags: u64) -> Result<Self, RemoteError> {
         let has = |flag: i32| flags & flag as u64 != 0;
+        let knows_pids = self.knows_pids && !has(libc::CLONE_NEWPID);
         let guard = Guard::new(process, thread.tid());
-        let memory = if pid == self.pid { self.memory.try_clone() } else { Memory::open(pid) };
+        let memory = if pid == self.pid { Ok(self.memory.share()) } else { Memory::open(pid) };
         Ok(Self {
             guard,
             thread,
@@ -255,6 +293,7 @@ impl Stub {
             memory: memory.map_err(step("opening the memory of the new process"))?,
             layout: self.layout,
             places: self.places,
+            knows_pids,
             mm: if has(libc::CLONE_VM) { Arc::clone(&self.mm) } else { Arc::new(()) },
             trap_changed: if has(libc::CLONE_SIGHAND) {
                 Arc::clone(&self.trap_changed)
@@ -268,32 +307,42 @@ impl Stub {
     ///
     /// Stubs that share an address space share its room: when it is too small for all their batches, they run in turns.
     pub fn run_all(work: &mut [(&mut Stub, &Batch)]) -> Vec<Result<Outcome, RemoteError>> {
+        Self::run_all_to(work, false)
+    }
+
+    /// The same; all stand in their trap afterwards ([`Stop::Trap`]), from where their registers can be set for good.
+    pub fn run_all_to_trap(work: &mut [(&mut Stub, &Batch)]) -> Vec<Result<Outcome, RemoteError>> {
+        Self::run_all_to(work, true)
+    }
+
+    fn run_all_to(work: &mut [(&mut Stub, &Batch)], trap: bool) -> Vec<Result<Outcome, RemoteError>> {
         let mut results: Vec<Option<Result<Outcome, RemoteError>>> = work.iter().map(|_| None).collect();
         let mut next = 0;
         while next < work.len() {
             let first = next;
-            let mut used: Vec<(*const (), u64)> = Vec::new();
+            let mut used: HashMap<*const (), u64> = HashMap::new();
             let mut started = Vec::new();
             while let Some((stub, batch)) = work.get_mut(next) {
-                let mm = Arc::as_ptr(&stub.mm);
-                let place = match used.iter().position(|u| u.0 == mm) {
-                    Some(i) => i,
-                    None => {
-                        used.push((mm, 0));
-                        used.len() - 1
-                    }
-                };
+                let used = used.entry(Arc::as_ptr(&stub.mm)).or_default();
                 let size = (program::size(batch) as u64).next_multiple_of(64);
-                if used[place].1 > 0 && used[place].1 + size > stub.layout.data_len {
+                if *used > 0 && *used + size > stub.layout.data_len {
                     break;
                 }
-                started.push(stub.start(batch, used[place].1));
-                used[place].1 += size;
+                started.push(stub.start(batch, *used, trap));
+                *used += size;
                 next += 1;
+            }
+            // All are on their way to a stop before the first is waited for.
+            for (i, run) in started.iter_mut().enumerate() {
+                if let Ok(started) = run
+                    && let Err(e) = work[first + i].0.halt(started, &mut None)
+                {
+                    *run = Err(e);
+                }
             }
             for (i, run) in started.into_iter().enumerate() {
                 let (stub, batch) = &mut work[first + i];
-                results[first + i] = Some(run.and_then(|run| stub.finish(&run, batch, None)));
+                results[first + i] = Some(run.and_then(|run| stub.end(&run, batch, &mut None)));
             }
         }
         results.into_iter().map(|r| r.expect("every stub had its turn")).collect()
@@ -355,13 +404,13 @@ impl Stub {
         Ok(mask & 1 << (libc::SIGTRAP - 1) != 0)
     }
 
-    /// Starts a batch, `skip` bytes into the room.
-    fn start(&mut self, batch: &Batch, skip: u64) -> Result<Started, RemoteError> {
+    /// Starts a batch, `skip` bytes into the room; `quiet` where it must end in sleep.
+    fn start(&mut self, batch: &Batch, skip: u64, quiet: bool) -> Result<Started, RemoteError> {
         const WHAT: &str = "starting a batch";
         if skip + program::size(batch) as u64 > self.layout.data_len {
             return Err(step("fitting a batch into the stub's room")(Errno(libc::ENOSPC)));
         }
-        let quiet = self.is_quiet(batch)?;
+        let quiet = self.is_quiet(batch)? || quiet;
         let base = self.layout.room() + skip;
         let program = Program::new(batch, base);
         program.write(&self.memory).map_err(step("writing a batch"))?;
@@ -387,16 +436,31 @@ impl Stub {
         batch: &Batch,
         mut born: Option<&mut Vec<Pid>>,
     ) -> Result<Outcome, RemoteError> {
+        self.halt(started, &mut born)?;
+        self.end(started, batch, &mut born)
+    }
+
+    /// Asks a batch that ends in sleep to stop there, once it is done.
+    fn halt(&mut self, started: &Started, born: &mut Option<&mut Vec<Pid>>) -> Result<(), RemoteError> {
+        if started.quiet {
+            let (thread, guard) = (&self.thread, &mut self.guard);
+            wait_until_done(&started.program, &self.memory, thread, |seen| pass_seen(thread, guard, seen, born))?;
+            thread.interrupt().map_err(step("waiting for a batch"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the stop at the end of a batch after [`Stub::halt`].
+    fn end(
+        &mut self,
+        started: &Started,
+        batch: &Batch,
+        born: &mut Option<&mut Vec<Pid>>,
+    ) -> Result<Outcome, RemoteError> {
         const WHAT: &str = "waiting for a batch";
         if started.quiet {
             let (thread, guard) = (&self.thread, &mut self.guard);
-            stop_when_done(&started.program, &self.memory, thread, |seen| match seen {
-                Ok(stop) => pass(thread, stop, &mut born),
-                Err(status) => {
-                    guard.disarm();
-                    Err(RemoteError::Died(status))
-                }
-            })?;
+            stop_in_sleep(thread, |seen| pass_seen(thread, guard, seen, born))?;
         } else {
             loop {
                 let stop = self.next_stop(WHAT)?;
@@ -406,7 +470,7 @@ impl Stub {
                         break;
                     }
                 }
-                pass(&self.thread, stop, &mut born)?;
+                pass(&self.thread, stop, born)?;
             }
             self.thread.swallow();
         }
@@ -422,23 +486,11 @@ impl Stub {
             }
         }
     }
-
-    /// Runs a batch and returns the tids of the children that it made, with what came of it.
-    fn run_noting(&mut self, batch: &Batch) -> (Vec<Pid>, Result<Outcome, RemoteError>) {
-        let mut born = Vec::new();
-        let outcome = self.start(batch, 0).and_then(|started| self.finish(&started, batch, Some(&mut born)));
-        (born, outcome)
-    }
-
-    fn run_births(&mut self, batch: &Batch) -> Result<Vec<Pid>, RemoteError> {
-        let (born, outcome) = self.run_noting(batch);
-        outcome.map(|_| born)
-    }
 }
 
 impl Executor for Stub {
     fn run(&mut self, batch: &Batch) -> Result<Outcome, RemoteError> {
-        let started = self.start(batch, 0)?;
+        let started = self.start(batch, 0, false)?;
         self.finish(&started, batch, None)
     }
     fn memory(&self) -> &Memory {
@@ -450,7 +502,7 @@ fn is_other_signal(arg: Arg) -> bool {
     matches!(arg, Arg::Value(v) if v as i32 != libc::SIGTRAP)
 }
 
-fn clone_call(batch: &mut Batch, args: &CloneArgs, pids: &[Pid], label: impl Into<super::Label>) {
+fn clone_call(batch: &mut Batch, args: &CloneArgs, pids: &[Pid], label: Label) {
     let mut args = *args;
     args.set_tid_size = pids.len() as u64;
     let wanted: Vec<u8> = pids.iter().flat_map(|p| p.to_ne_bytes()).collect();
@@ -468,6 +520,21 @@ fn first_stop(tid: Pid) -> Result<Stopped, RemoteError> {
     match ptrace::adopt(tid).settle().map_err(fail)? {
         Waited::Stopped(thread, _) => Ok(thread),
         Waited::Gone(status) => Err(RemoteError::Died(status)),
+    }
+}
+
+fn pass_seen(
+    thread: &Stopped,
+    guard: &mut Guard,
+    seen: Seen,
+    born: &mut Option<&mut Vec<Pid>>,
+) -> Result<(), RemoteError> {
+    match seen {
+        Ok(stop) => pass(thread, stop, born),
+        Err(status) => {
+            guard.disarm();
+            Err(RemoteError::Died(status))
+        }
     }
 }
 

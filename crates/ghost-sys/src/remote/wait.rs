@@ -9,21 +9,9 @@ use std::time::{Duration, Instant};
 /// What a wait found: a stop, or the wait status of the end.
 pub(super) type Seen = Result<Stop, i32>;
 
-/// Waits until the program is done, then stops the thread in the sleep that follows it ([`Stop::Trap`] or [`Stop::Group`]).
+/// Waits until the program is done: the thread is then to be interrupted.
 ///
-/// `pass` sees every other stop and lets the thread run on. At the first error it ends, with the thread stopped or gone.
-pub(super) fn stop_when_done(
-    program: &Program,
-    memory: &Memory,
-    thread: &Stopped,
-    mut pass: impl FnMut(Seen) -> Result<(), RemoteError>,
-) -> Result<(), RemoteError> {
-    wait_until_done(program, memory, thread, &mut pass)?;
-    thread.interrupt().map_err(fail)?;
-    stop_in_sleep(thread, pass)
-}
-
-/// The first half: it is then to be interrupted.
+/// `pass` sees every stop and lets the thread run on. At the first error it ends, with the thread stopped or gone.
 pub(super) fn wait_until_done(
     program: &Program,
     memory: &Memory,
@@ -47,7 +35,7 @@ pub(super) fn wait_until_done(
     Ok(())
 }
 
-/// The second half, after the interruption.
+/// Waits, after the interruption, until the thread stands in its sleep ([`Stop::Trap`] or [`Stop::Group`]).
 pub(super) fn stop_in_sleep(
     thread: &Stopped,
     mut pass: impl FnMut(Seen) -> Result<(), RemoteError>,

@@ -157,7 +157,7 @@ impl<'c> Targets<'c> {
         let mut memories = HashMap::new();
         for (mm, index) in crate::import::first_users(cx.model) {
             if let Some(stub) = &cx.building[index].leader {
-                let memory = stub.memory().try_clone().step_on(stub.pid, String::new, "opening its memory")?;
+                let memory = stub.memory().share();
                 memories.insert(mm, memory);
             }
         }

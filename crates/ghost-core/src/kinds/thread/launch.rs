@@ -33,8 +33,10 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         let Some(leader) = building.leader.as_mut() else { continue };
         let on = |e: KindError| e.on(record.pid, "");
         for (stub, thread) in stubs_of(leader, &mut building.threads).zip(&record.threads) {
-            let suspended = stub.thread.prepare_calls().step("making its thread ready").map_err(on)?;
-            if thread.seccomp_mode != 0 && !suspended {
+            if thread.seccomp_mode == 0 {
+                continue;
+            }
+            if !stub.thread.prepare_calls().step("making its thread ready").map_err(on)? {
                 let e = KindError::conflict(
                     "putting it under seccomp",
                     "ghost may not suspend seccomp while it works inside",
@@ -119,7 +121,6 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
 fn slots(model: &Model, record: &rec::Process, building: &Building) -> Result<Option<Slots>, KindError> {
     let (Some(leader), Some(mm)) = (building.leader.as_ref(), model.mm(record.mm_id)) else { return Ok(None) };
     let Some(vdso) = mm.vmas.iter().find(|v| v.special() == Special::Vdso) else { return Ok(None) };
-    let memory = || leader.memory().try_clone().step_on(record.pid, String::new, "opening its memory");
     if !mm.detours.is_empty() {
         let (at, len) = (mm.detours_at, mm.detours.len() as u64);
         if at < vdso.start || len > 4096 || at + len > vdso.end {
@@ -127,9 +128,13 @@ fn slots(model: &Model, record: &rec::Process, building: &Building) -> Result<Op
                 KindError::conflict("reading the records", "its detours are not in its vDSO").on(record.pid, "")
             );
         }
-        memory()?.write_forced(RemoteAddr(at), &mm.detours).step_on(record.pid, String::new, "writing its detours")?;
+        leader.memory().write_forced(RemoteAddr(at), &mm.detours).step_on(
+            record.pid,
+            String::new,
+            "writing its detours",
+        )?;
     }
-    Ok(Slots::at(memory()?, vdso.start))
+    Ok(Slots::at(leader.memory().share(), vdso.start))
 }
 
 fn stubs_of<'a>(leader: &'a mut Stub, threads: &'a mut [Stub]) -> impl Iterator<Item = &'a mut Stub> {
@@ -191,7 +196,7 @@ fn syscall_instruction(model: &Model, mm_id: u32, memory: &Memory) -> Result<u64
 }
 
 /// NT_PRSTATUS as bytes, the other way round.
-pub(super) fn encode(r: &Registers) -> Vec<u8> {
+pub(crate) fn encode(r: &Registers) -> Vec<u8> {
     let words = [
         r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi,
         r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,

@@ -32,6 +32,7 @@ use ghost_sys::{Pid, kcmp, nr, process as sys_process, sched as sys_sched};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+pub(crate) use launch::encode;
 pub use launch::{go, settle};
 
 const PR_SET_PDEATHSIG: i32 = 1;
@@ -218,15 +219,14 @@ fn export_thread(
     let detour = slots.zip(launch::decode(&general)).and_then(|(slots, regs)| slots.home(&regs));
     let interrupted = match detour {
         Some((home, call)) => {
-            general = launch::encode(&home);
+            general = encode(&home);
             call.map(|(nr, left)| interrupted::limited(nr, left))
         }
         None => interrupted::export(&general, memory, frozen.asleep)?,
     };
-    let rseq = stopped.rseq().step("reading its rseq registration")?;
     let debug = stopped.debug_registers().step("reading its debug registers")?;
     let (robust_list, robust_list_len) = sys_process::robust_list(thread.tid).step("reading its robust list")?;
-    let dispatch = stopped.syscall_dispatch().step("reading its syscall user dispatch")?;
+    let dispatch = answers.syscall_dispatch;
     let status = &thread.status;
     let speculation = answers.speculation.iter().enumerate().filter_map(|(which, value)| {
         let value = value.filter(|v| v & SPEC_PRCTL != 0 && v & !SPEC_PRCTL != SPEC_ENABLE)?;
@@ -254,7 +254,7 @@ fn export_thread(
         clear_child_tid: answers.clear_child_tid,
         robust_list: robust_list.0,
         robust_list_len,
-        rseq: rseq.map(|(address, size, signature, flags)| rec::Rseq { address, size, signature, flags }),
+        rseq: answers.rseq.map(|(address, size, signature, flags)| rec::Rseq { address, size, signature, flags }),
         cred: Some(cred::of(status, answers.securebits)),
         pdeath_signal: answers.pdeath_signal,
         no_new_privs: status.no_new_privs,
@@ -345,13 +345,15 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             }
         }
     }
-    for (result, (pid, tid)) in Stub::run_all(&mut work).into_iter().zip(whose) {
+    for (result, (pid, tid)) in Stub::run_all_to_trap(&mut work).into_iter().zip(whose) {
         result.map_err(|e| cred::explain(KindError::new("rebuilding the thread", e).on(pid, format!("tid {tid}"))))?;
     }
+    // All were made by the first, directly or not, and have what it has.
+    let now = sched::Now::of(cx.building[0].pid);
     for (building, record) in cx.building.iter_mut().zip(&model.processes) {
         for (stub, thread) in stubs(building).zip(&record.threads) {
             if let Some(wanted) = &thread.sched {
-                sched::import(stub.thread.tid(), wanted, &mut |subject, text| {
+                sched::import(stub.thread.tid(), wanted, &now, &mut |subject, text| {
                     notes.push(rec::Note { pid: record.pid, kind: "sched".into(), subject, text });
                 });
             }

@@ -51,8 +51,21 @@ pub(super) fn export(tid: Pid, fair_slice: u64, all_cpus: u32) -> Result<rec::Sc
     })
 }
 
-/// Schedules a thread like that; `note` is told (subject, text) what could not be had.
-pub(super) fn import(tid: Pid, wanted: &rec::Sched, note: &mut dyn FnMut(String, String)) {
+/// What a thread has already.
+pub(super) struct Now {
+    attributes: SchedAttr,
+    io_priority: Result<i32>,
+}
+
+impl Now {
+    /// As this thread has it.
+    pub(super) fn of(tid: Pid) -> Self {
+        Self { attributes: sched::attributes(tid).unwrap_or_default(), io_priority: sched::io_priority(tid) }
+    }
+}
+
+/// Schedules a thread like that, which has `now`; `note` is told (subject, text) what could not be had.
+pub(super) fn import(tid: Pid, wanted: &rec::Sched, has: &Now, note: &mut dyn FnMut(String, String)) {
     let subject = |what: &str| format!("{what} of thread {tid}");
     // CPUs first: a deadline is only admitted for what a thread may run on.
     if !wanted.affinity.is_empty()
@@ -73,7 +86,7 @@ pub(super) fn import(tid: Pid, wanted: &rec::Sched, note: &mut dyn FnMut(String,
         util_min: wanted.util_min,
         util_max: wanted.util_max,
     };
-    let now = sched::attributes(tid).unwrap_or_default();
+    let now = &has.attributes;
     let same = (now.policy, now.nice, now.priority, now.flags) == (attr.policy, attr.nice, attr.priority, attr.flags)
         && attr.flags & UTIL_CLAMP == 0
         && attr.policy != SCHED_DEADLINE
@@ -84,7 +97,7 @@ pub(super) fn import(tid: Pid, wanted: &rec::Sched, note: &mut dyn FnMut(String,
             format!("policy {} with nice {} and priority {}: {e}", attr.policy, attr.nice, attr.priority),
         );
     }
-    if sched::io_priority(tid) != Ok(wanted.ioprio as i32)
+    if has.io_priority != Ok(wanted.ioprio as i32)
         && let Err(e) = sched::set_io_priority(tid, wanted.ioprio as i32)
     {
         note(subject("I/O priority"), format!("{:#x}: {e}", wanted.ioprio));
@@ -112,12 +125,12 @@ mod tests {
             (record.policy, record.nice, record.ioprio) = (3, record.nice + 2, (3 << 13) | 4);
             record.affinity = vec![1];
             let mut notes = Vec::new();
-            import(tid, &record, &mut |s, t| notes.push((s, t)));
+            import(tid, &record, &Now::of(tid), &mut |s, t| notes.push((s, t)));
             assert!(notes.is_empty(), "{notes:?}");
             let now = export(tid, sched::attributes(tid).unwrap().runtime, 64).unwrap();
             assert_eq!((now.policy, now.nice, now.ioprio, now.affinity[0]), (3, record.nice, (3 << 13) | 4, 1));
             record.affinity = vec![0, 0, 0, 0, 0, 0, 0, 128];
-            import(tid, &record, &mut |s, t| notes.push((s, t)));
+            import(tid, &record, &Now::of(tid), &mut |s, t| notes.push((s, t)));
             assert!(notes[0].1.contains("every CPU"), "{notes:?}");
         });
         thread.join().unwrap();
