@@ -190,6 +190,9 @@ pub struct Migrate {
     /// Wait this many seconds for the other side to listen.
     #[arg(long, default_value_t = 10)]
     pub wait: u64,
+    /// Give up, and let the process run on here, when the other side has been silent for this many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
 }
 
 #[derive(Args, Debug)]
@@ -204,6 +207,9 @@ pub struct Receive {
     /// Write the address that was bound here (with port 0).
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
+    /// Give up when the other side, once it has connected, has been silent for this many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
 }
 
 #[derive(Args, Debug)]

@@ -34,9 +34,9 @@ pub fn run(cli: &Cli, args: &Checkpoint) -> Result<ExitCode, Fail> {
         let mut object = say::json(&report);
         object["pid"] = args.pid.into();
         object["url"] = args.output.as_str().into();
-        println!("{object}");
+        crate::answer!("{object}")?;
     } else if !cli.quiet {
-        println!(
+        crate::answer!(
             "pid {} is in {}: {} {}, {}, frozen {}, {} in all",
             args.pid,
             args.output,
@@ -45,7 +45,7 @@ pub fn run(cli: &Cli, args: &Checkpoint) -> Result<ExitCode, Fail> {
             say::size(report.ghost_bytes),
             say::ms(report.frozen()),
             say::ms(report.total()),
-        );
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }

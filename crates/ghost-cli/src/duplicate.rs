@@ -14,9 +14,9 @@ pub fn run(cli: &Cli, args: &Duplicate) -> Result<ExitCode, Fail> {
         if cli.json {
             let mut object = say::json(&restored.report);
             object["pid"] = restored.root.into();
-            println!("{object}");
+            crate::answer!("{object}")?;
         } else {
-            println!("{}", restored.root);
+            crate::answer!("{}", restored.root)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -49,9 +49,9 @@ impl Fail {
                     .collect(),
                 _ => Vec::new(),
             };
-            eprintln!("{}", serde_json::json!({"error": text, "exit": code, "blockers": refused}));
+            crate::talk!("{}", serde_json::json!({"error": text, "exit": code, "blockers": refused}));
         } else {
-            eprintln!("ghost: {text}");
+            crate::talk!("ghost: {text}");
         }
         ExitCode::from(code)
     }

@@ -50,26 +50,26 @@ pub fn inspect(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
             .iter()
             .map(|n| serde_json::json!({"pid": n.pid, "kind": n.kind, "subject": n.subject, "text": n.text}))
             .collect();
-        println!(
+        crate::answer!(
             "{}",
             serde_json::json!({"url": url, "format": format!("{}.{}", version.major, version.minor), "kernel": kernel,
                 "hostname": host.hostname, "root_pid": host.root_pid, "taken_at_ns": host.realtime_ns, "processes": list,
                 "threads": threads, "descriptions": files, "data_pages": data, "zero_pages": zero, "notes": notes})
-        );
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{url}: a ghost of format {}.{}, whole", version.major, version.minor);
-    println!("  from     {} (Linux {kernel}), ghost {}", host.hostname, host.ghost_version);
-    println!("  holds    {} processes, {threads} threads, {files} open file descriptions", processes.len());
-    println!("  memory   {} in pages with data, {} pages of zeros", say::size(data * 4096), zero);
+    crate::answer!("{url}: a ghost of format {}.{}, whole", version.major, version.minor)?;
+    crate::answer!("  from     {} (Linux {kernel}), ghost {}", host.hostname, host.ghost_version)?;
+    crate::answer!("  holds    {} processes, {threads} threads, {files} open file descriptions", processes.len())?;
+    crate::answer!("  memory   {} in pages with data, {} pages of zeros", say::size(data * 4096), zero)?;
     for p in &processes {
         let comm = p.threads.first().map_or("(zombie)", |t| t.comm.as_str());
         let exe = mms.iter().find(|m| m.id == p.mm_id).and_then(|m| m.exe.as_ref());
         let exe = exe.map(|e| String::from_utf8_lossy(&e.path).into_owned()).unwrap_or_default();
-        println!("  pid {:>7}  parent {:>7}  threads {:>4}  {comm}  {exe}", p.pid, p.ppid, p.threads.len());
+        crate::answer!("  pid {:>7}  parent {:>7}  threads {:>4}  {comm}  {exe}", p.pid, p.ppid, p.threads.len())?;
     }
     for n in &host.notes {
-        println!("  note     {}", say::note_text(n));
+        crate::answer!("  note     {}", say::note_text(n))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -80,13 +80,13 @@ pub fn verify(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
     let counts = ghost::image::verify(input).map_err(|e| bad(url, &e))?;
     let records: u64 = counts.records.values().sum();
     if cli.json {
-        println!(
+        crate::answer!(
             "{}",
             serde_json::json!({"url": url, "ok": true, "bytes": counts.bytes, "records": records,
                 "data_pages": counts.data_pages, "zero_pages": counts.zero_pages, "skipped": counts.skipped})
-        );
+        )?;
     } else if !cli.quiet {
-        println!("{url} is whole: {}, {records} records, {} pages", say::size(counts.bytes), counts.data_pages);
+        crate::answer!("{url} is whole: {}, {records} records, {} pages", say::size(counts.bytes), counts.data_pages)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -99,9 +99,12 @@ pub fn list(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
         let seconds =
             entry.modified.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
         if cli.json {
-            println!("{}", serde_json::json!({"url": entry.url, "bytes": entry.len_bytes, "modified_s": seconds}));
+            crate::answer!(
+                "{}",
+                serde_json::json!({"url": entry.url, "bytes": entry.len_bytes, "modified_s": seconds})
+            )?;
         } else {
-            println!("{:>12}  {}", say::size(entry.len_bytes), entry.url);
+            crate::answer!("{:>12}  {}", say::size(entry.len_bytes), entry.url)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -113,7 +116,7 @@ pub fn remove(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
     let Some(store) = resource.store() else { return Err(no_store(url)) };
     store.remove()?;
     if !cli.quiet && !cli.json {
-        println!("{url} is removed");
+        crate::answer!("{url} is removed")?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -20,6 +20,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
+    // A limit on the size of files (ulimit -f) is an error of the write that meets it (EFBIG) and no reason to die. A handler, since what
+    // ghost starts must not inherit a signal that is ignored. SIGPIPE is ignored already, by Rust, which gives it back to what it starts.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default());
     match run(&cli) {
         Ok(code) => code,
         Err(fail) => fail.report(cli.json),
@@ -49,7 +52,7 @@ fn run(cli: &args::Cli) -> Result<ExitCode, Fail> {
         }
         Verb::Failpoints => {
             for name in ghost::failpoint::names() {
-                println!("{name}");
+                crate::answer!("{name}")?;
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -4,9 +4,10 @@ use crate::args::{Cli, Migrate, Receive};
 use crate::fail::Fail;
 use crate::restart::{Forward, announce, options as making_options};
 use crate::{say, stdio};
+use ghost::resource::patient::Patient;
 use ghost::resource::{Duplex, Options, tcp};
 use ghost::{ExportOptions, Progress, Report};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ pub fn run(cli: &Cli, args: &Migrate) -> Result<ExitCode, Fail> {
     let options = ExportOptions { progress: Some(Arc::clone(&progress)), ..ExportOptions::default() };
     let bar = say::Bar::watch(cli, "migrate", &progress);
     let done = match (&args.node, &args.via) {
-        (_, Some(command)) => through(args.pid, command, &options),
-        (Some(node), None) => to(args.pid, node, args.wait, &options),
+        (_, Some(command)) => through(args, command, &options),
+        (Some(node), None) => to(args, node, &options),
         (None, None) => Err(Fail::Usage("where to? a node (tcp://HOST:PORT) or --via COMMAND".to_owned())),
     };
     drop(bar);
@@ -27,9 +28,14 @@ pub fn run(cli: &Cli, args: &Migrate) -> Result<ExitCode, Fail> {
         let mut object = say::json(&report);
         object["pid"] = args.pid.into();
         object["pid_there"] = there.into();
-        println!("{object}");
+        crate::answer!("{object}")?;
     } else if !cli.quiet {
-        println!("pid {} has moved: {}, frozen {}", args.pid, say::size(report.page_bytes), say::ms(report.frozen()));
+        crate::answer!(
+            "pid {} has moved: {}, frozen {}",
+            args.pid,
+            say::size(report.page_bytes),
+            say::ms(report.frozen())
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -41,35 +47,51 @@ fn address(url: &str) -> Result<&str, Fail> {
     }
 }
 
-fn to(pid: i32, node: &str, wait_s: u64, options: &ExportOptions) -> Result<(Report, i32), Fail> {
+fn to(args: &Migrate, node: &str, options: &ExportOptions) -> Result<(Report, i32), Fail> {
     let mut network = Options::default();
-    network.network.retry_for = Duration::from_secs(wait_s);
+    network.network.retry_for = Duration::from_secs(args.wait);
+    network.network.silence_timeout = Duration::from_secs(args.timeout);
     let duplex: Box<dyn Duplex> = Box::new(tcp::connect(address(node)?, &network)?);
     let (mut from, mut to) = duplex.split()?;
-    Ok(ghost::migrate(pid, &mut from, &mut to, options)?)
+    Ok(ghost::migrate(args.pid, &mut from, &mut to, options)?)
 }
 
 /// The other ghost at the end of a command's pipes.
-fn through(pid: i32, command: &str, options: &ExportOptions) -> Result<(Report, i32), Fail> {
+fn through(args: &Migrate, command: &str, options: &ExportOptions) -> Result<(Report, i32), Fail> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| Fail::Words(format!("{command}: {e}")))?;
-    let mut to = child.stdin.take().expect("it was asked for");
-    let mut from = child.stdout.take().expect("it was asked for");
-    let done = ghost::migrate(pid, &mut from, &mut to, options);
+    let silence = Duration::from_secs(args.timeout);
+    let to = child.stdin.take().expect("it was asked for");
+    let from = child.stdout.take().expect("it was asked for");
+    let mut to = Patient::of_own(to, command, silence).map_err(|e| Fail::Words(format!("{command}: {e}")))?;
+    let mut from = Patient::new(from, command, silence);
+    let done = ghost::migrate(args.pid, &mut from, &mut to, options);
     drop((to, from));
-    let ended = child.wait();
+    let ended = if done.is_ok() { child.wait() } else { part(&mut child) };
     match (done, ended) {
         (Ok(done), _) => Ok(done),
         (Err(e), Ok(status)) if !status.success() && !e.is_refusal() => {
-            eprintln!("ghost: the command ended with {status}: {command}");
+            crate::talk!("ghost: the command ended with {status}: {command}");
             Err(e.into())
         }
         (Err(e), _) => Err(e.into()),
     }
+}
+
+/// Waits for a command that has lost its pipes. One that hangs must not keep the user from learning what has become of the process.
+fn part(child: &mut Child) -> std::io::Result<ExitStatus> {
+    for _ in 0..100 {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    child.wait()
 }
 
 /// Runs `ghost receive`.
@@ -81,11 +103,14 @@ pub fn receive(cli: &Cli, args: &Receive) -> Result<ExitCode, Fail> {
     let signals = if args.making.detach && !crate::nsinit::inside() { None } else { Some(Forward::start()?) };
     let restored = if args.url == "-" {
         // What the new process prints must not run into the protocol.
-        let (mut from, mut to) = (stdio::take_stdin()?, stdio::take_stdout()?);
+        let silence = Duration::from_secs(args.timeout);
+        let mut from = Patient::new(stdio::take_stdin()?, "the other side", silence);
+        let mut to = Patient::new(stdio::take_stdout()?, "the other side", silence);
         ghost::receive(&mut from, &mut to, &options)?
     } else {
         let mut network = Options::default();
         network.network.address_file.clone_from(&args.address_file);
+        network.network.silence_timeout = Duration::from_secs(args.timeout);
         let duplex: Box<dyn Duplex> = Box::new(tcp::listen(address(&args.url)?, &network)?.accept()?);
         let (mut from, mut to) = duplex.split()?;
         ghost::receive(&mut from, &mut to, &options)?

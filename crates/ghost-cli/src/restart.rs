@@ -58,9 +58,9 @@ pub fn tell(cli: &Cli, making: &Making, root: i32, report: Option<&Report>) -> R
         if cli.json {
             let mut object = report.map_or_else(|| serde_json::json!({}), say::json);
             object["pid"] = root.into();
-            println!("{object}");
+            crate::answer!("{object}")?;
         } else if !cli.quiet {
-            println!("{root}");
+            crate::answer!("{root}")?;
         }
     }
     Ok(())

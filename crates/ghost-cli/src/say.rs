@@ -1,10 +1,40 @@
 //! What the command says: the answer on stdout, the talk on stderr, a bar for long work on a terminal.
 
 use crate::args::Cli;
+use crate::fail::Fail;
 use ghost::{Progress, Report};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// Says a line of the answer on stdout, formatted as by `println!`; an error is a [`Fail`].
+#[macro_export]
+macro_rules! answer {
+    ($($words:tt)*) => { $crate::say::answer_line(format_args!($($words)*)) };
+}
+
+/// Says a line of the talk on stderr, formatted as by `eprintln!`, if anybody listens.
+#[macro_export]
+macro_rules! talk {
+    ($($words:tt)*) => { $crate::say::talk_line(format_args!($($words)*)) };
+}
+
+/// What [`answer!`](crate::answer) does. Whoever has hung up (`| head`) wanted no more; any other error is told.
+pub fn answer_line(words: std::fmt::Arguments<'_>) -> Result<(), Fail> {
+    match writeln!(std::io::stdout().lock(), "{words}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fail::Words(format!("all is done, but the answer cannot be written to stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What [`talk!`](crate::talk) does.
+pub fn talk_line(words: std::fmt::Arguments<'_>) {
+    // There is nowhere left to tell of an error.
+    let _ = writeln!(std::io::stderr().lock(), "{words}");
+}
 
 /// Milliseconds with one decimal.
 pub fn ms(d: Duration) -> String {
@@ -20,14 +50,14 @@ pub fn size(bytes: u64) -> String {
 pub fn report(cli: &Cli, report: &Report) {
     if !cli.quiet {
         for note in &report.notes {
-            eprintln!("ghost: note: {}", note_text(note));
+            crate::talk!("ghost: note: {}", note_text(note));
         }
     }
     if cli.timings {
         for (stage, time) in &report.stages {
-            eprintln!("{stage:>10}  {}", ms(*time));
+            crate::talk!("{stage:>10}  {}", ms(*time));
         }
-        eprintln!("{:>10}  {}", "total", ms(report.total()));
+        crate::talk!("{:>10}  {}", "total", ms(report.total()));
     }
 }
 

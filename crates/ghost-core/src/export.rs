@@ -242,10 +242,18 @@ impl Exporting {
         skip: impl Fn(&mut W, u64) -> io::Result<()>,
     ) -> Result<W, KindError> {
         let wrap = |e: ghost_image::Error| {
-            let full =
-                matches!(&e, ghost_image::Error::Write { source, .. } if source.raw_os_error() == Some(libc::ENOSPC));
+            let advice = match &e {
+                ghost_image::Error::Write { source, .. } => match source.kind() {
+                    std::io::ErrorKind::StorageFull => "make room there, or name another place",
+                    std::io::ErrorKind::FileTooLarge => {
+                        "raise the limit on the size of files (ulimit -f), or name another file system"
+                    }
+                    _ => "",
+                },
+                _ => "",
+            };
             let e = KindError::new("writing the ghost", e);
-            if full { e.advise("make room there, or name another place") } else { e }
+            if advice.is_empty() { e } else { e.advise(advice) }
         };
         let at_pages = |offset, source| {
             let place = ghost_image::Place { offset, section: ghost_image::Tag::Pages.into() };

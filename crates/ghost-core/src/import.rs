@@ -7,6 +7,7 @@ use crate::error::{Action, Context, Error, KindError};
 use crate::intake::Intake;
 use crate::kinds::{KINDS, memory, thread, tree};
 use crate::model::Model;
+use crate::names::Names;
 use crate::options::{ImportOptions, PidMap, Pids};
 use crate::report::Report;
 use ghost_image::record as rec;
@@ -57,36 +58,8 @@ pub struct ImportCx<'a> {
     pub control_fd: i32,
     /// What was lost or is worth saying.
     pub notes: Vec<rec::Note>,
-    /// Names given to files that had none before: taken back unless the tree runs in the end.
+    /// Names given to files that had none before: taken back unless the tree runs in the end, also by ghost's death.
     pub names: Names,
-}
-
-/// Files that the import gave names where there were none. Dropping it removes them, if they are still the same.
-#[derive(Debug, Default)]
-pub struct Names(Vec<(Vec<u8>, u64, u64)>);
-
-impl Names {
-    /// Remembers a name that has just been given.
-    pub fn given(&mut self, path: &[u8]) {
-        if let Ok(s) = rustix::fs::lstat(path) {
-            self.0.push((path.to_vec(), s.st_dev, s.st_ino));
-        }
-    }
-    /// The names stay: their files belong to programs that run.
-    pub fn keep(&mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for Names {
-    fn drop(&mut self) {
-        for (path, device, inode) in &self.0 {
-            if rustix::fs::lstat(path.as_slice()).is_ok_and(|s| (s.st_dev, s.st_ino) == (*device, *inode)) {
-                // What cannot be removed stays behind as a stale socket, which the next restart takes for what it is.
-                let _ = rustix::fs::unlink(path.as_slice());
-            }
-        }
-    }
 }
 
 impl ImportCx<'_> {
@@ -144,6 +117,7 @@ impl ImportCx<'_> {
         let mut numbers = Vec::with_capacity(fds.len());
         for part in fds.chunks(ghost_sys::scm::MAX_FDS) {
             ghost_sys::scm::send(control, part).step_on(old, String::new, "handing descriptors over")?;
+            crate::failpoint::hit("finish.handing")?;
             numbers.extend(ghost_sys::scm::receive_in(stub, control_fd, part.len()).map_err(|e| remote(old, e))?);
         }
         Ok(numbers)
@@ -377,14 +351,14 @@ impl Prepared {
             aftermath: UNDONE.to_owned(),
         })?;
         let building = std::mem::take(&mut self.building);
-        self.names.keep();
-        self.sysv.keep();
         thread::go(&self.model, building).map_err(|what| Error::Failed {
             action: self.action,
             process: String::new(),
             what,
-            aftermath: "some of the new processes may run: look at their pids".to_owned(),
+            aftermath: UNDONE.to_owned(),
         })?;
+        self.names.keep();
+        self.sysv.keep();
         self.report.stage("go");
         Ok(Restored { root, pids: self.pids, report: self.report })
     }
@@ -453,6 +427,12 @@ fn layout(model: &Model) -> Result<StubLayout, KindError> {
         ));
     }
     Ok(StubLayout { base: RemoteAddr(base), data_len: data_len.next_multiple_of(4096) })
+}
+
+/// Whether the process with this pid is a zombie, or gone.
+pub fn has_ended(pid: Pid) -> bool {
+    let status = ghost_sys::proc::ProcDir::open(pid).and_then(|d| ghost_sys::proc::read_status(&d));
+    status.map_or(true, |s| s.is_dead())
 }
 
 /// Whether a process, a thread or a zombie has this pid here.

@@ -19,6 +19,7 @@ pub mod inquiry;
 pub mod intake;
 pub mod kinds;
 pub mod model;
+pub mod names;
 pub mod options;
 pub mod replace;
 pub mod report;

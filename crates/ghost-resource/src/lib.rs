@@ -43,6 +43,7 @@ pub mod guard;
 pub mod layer;
 pub mod memory;
 pub mod options;
+pub mod patient;
 pub mod pipe;
 pub mod plugin;
 pub mod registry;

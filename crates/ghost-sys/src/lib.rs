@@ -46,6 +46,7 @@ pub mod sockopt;
 pub mod sysv;
 pub mod tty;
 pub mod uffd;
+pub mod undertaker;
 
 pub use errno::Errno;
 /// The result of a system call.

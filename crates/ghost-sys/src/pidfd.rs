@@ -37,6 +37,21 @@ pub fn signal(process: BorrowedFd<'_>, signal: i32) -> Result<()> {
     cvt(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, none, 0) }).map(drop)
 }
 
+/// Waits until the process has ended, for at most `limit`, and takes its status if it is a child of ours.
+pub fn reap(process: BorrowedFd<'_>, limit: Duration) -> Result<()> {
+    if !wait_end(process, Some(limit))? {
+        return Err(Errno(libc::ETIMEDOUT));
+    }
+    // SAFETY: plain data, which the kernel fills.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let how = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: the kernel writes one siginfo, which is ours; a process that is no child of ours is an error that says so.
+    match cvt(unsafe { libc::waitid(libc::P_PIDFD, process.as_raw_fd() as u32, &raw mut info, how) } as i64) {
+        Ok(_) | Err(Errno(libc::ECHILD)) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 /// Waits until the process has ended (it need not be a child); false when `limit` passed first.
 pub fn wait_end(process: BorrowedFd<'_>, limit: Option<Duration>) -> Result<bool> {
     let mut poll = libc::pollfd { fd: process.as_raw_fd(), events: libc::POLLIN, revents: 0 };

@@ -10,6 +10,15 @@ use ghost_core::export::Exporting;
 use ghost_core::import::{Prepared, prepare};
 use ghost_core::intake::Intake;
 use std::io::{self, Read, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// How many times over a silence is borne after COMMIT.
+const PATIENCE: u32 = 5;
+/// For how long pids may stay taken after the source has said that its processes have ended: until their parents have waited for them.
+const REAPING: Duration = Duration::from_secs(30);
+/// The same when it has hung up without a word.
+const PARTING: Duration = Duration::from_secs(1);
 
 const UNTOUCHED: &str = "nothing was touched";
 const RUNS_HERE: &str = "the process runs again here; nothing is left there";
@@ -73,13 +82,16 @@ pub fn migrate(
         return Err(failed(pid, wire("saying COMMIT")(e), RUNS_HERE));
     }
     let heard = match ghost_core::failpoint::hit("migrate.committed") {
-        Ok(()) => hear(from_peer),
+        Ok(()) => hear_patiently(from_peer),
         Err(e) => Err(io::Error::other(format!("{}: {}", e.step, e.cause))),
     };
     match heard {
         Ok(Word::Running(there)) => {
             exporting.report.stage("there");
-            Ok((exporting.end(After::Kill)?, there))
+            let report = exporting.end(After::Kill)?;
+            // Who does not wait for it may have hung up.
+            let _ = say(to_peer, &Word::Gone);
+            Ok((report, there))
         }
         // It was not able to let it run, undid it, and says so.
         Ok(Word::Failed(why)) => {
@@ -100,6 +112,18 @@ pub fn migrate(
             ))
         }
     }
+}
+
+/// Hears the word after COMMIT. By then giving up decides nothing any more, and the other side may have much to write to a disk: a
+/// silence is borne a few times as long as elsewhere.
+fn hear_patiently(from: &mut dyn Read) -> io::Result<Word> {
+    for _ in 0..PATIENCE {
+        match hear(from) {
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {}
+            other => return other,
+        }
+    }
+    hear(from)
 }
 
 /// Receives one migrating process tree and lets it run once the source has given it away.
@@ -197,11 +221,18 @@ fn take_over(
     let _ = say(to_peer, &Word::Running(0));
     ghost_core::failpoint::hit("migrate.taken")
         .map_err(|what| failed(0, what, &format!("the process has ended there; its ghost is kept in {path}")))?;
-    let options = ImportOptions { wait_for_pids_ms: 30_000, ..borrow(options) };
-    let built = Intake::whole(&kept)
-        .map_err(fail)
-        .and_then(|mut i| prepare(Action::Migrate, &mut i, &options))
-        .and_then(Prepared::go);
+    // The source ends its processes now, and says so, or fails to, and hangs up.
+    let parted = Mutex::new(None);
+    let built = std::thread::scope(|s| {
+        s.spawn(|| {
+            let said_gone = matches!(hear(from_peer), Ok(Word::Gone));
+            *parted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((Instant::now(), said_gone));
+        });
+        let left = wait_until_gone(root, &parted).map_err(fail)?;
+        let options = ImportOptions { wait_for_pids_ms: left.as_millis() as u64, ..borrow(options) };
+        let mut intake = Intake::whole(&kept).map_err(fail)?;
+        prepare(Action::Migrate, &mut intake, &options).and_then(Prepared::go)
+    });
     match built {
         Ok(restored) => {
             let _ = std::fs::remove_file(&path);
@@ -209,8 +240,36 @@ fn take_over(
         }
         Err(e) => Err(with_aftermath(
             e,
-            format!("the process has ended there; its ghost is kept in {path}: ghost restart {path}"),
+            format!("its ghost is kept in {path}: ghost restart {path}, once it does not run there any more"),
         )),
+    }
+}
+
+/// Waits until the root of the source is gone; how long the rest may still take. An error when the source was not ended.
+fn wait_until_gone(root: Pid, parted: &Mutex<Option<(Instant, bool)>>) -> Result<Duration, KindError> {
+    let began = Instant::now();
+    loop {
+        let taken = ghost_core::import::pid_in_use(root);
+        let how = *parted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (since, limit) = match how {
+            None => (began, REAPING),
+            Some((since, true)) => (since, REAPING),
+            Some((since, false)) if ghost_core::import::has_ended(root) => (since, REAPING),
+            Some((since, false)) => (since, PARTING),
+        };
+        let left = limit.saturating_sub(since.elapsed());
+        if !taken {
+            return Ok(left.max(PARTING));
+        }
+        if left.is_zero() {
+            let why = if ghost_core::import::has_ended(root) {
+                format!("pid {root} has ended, but its parent has not waited for it")
+            } else {
+                format!("the other side has not ended it: pid {root} is still there")
+            };
+            return Err(KindError::conflict("waiting for its pids", why));
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

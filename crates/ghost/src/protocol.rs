@@ -10,6 +10,7 @@
 //!   COMMIT                            ──▶  [lets it run]
 //!                                     ◀──  RUNNING (pid)
 //!   [ends the source]
+//!   GONE                              ──▶  [if it waits for the pids: they are free, or will be soon]
 //! ```
 //!
 //! A message is a word of four bytes, a length of four bytes (little endian, at most 64 KiB) and that many bytes. The ghost
@@ -38,6 +39,8 @@ pub enum Word {
     Running(i32),
     /// Source: I give up, forget it.
     Abort(String),
+    /// Source: its processes have been ended here. Only who waits for their pids listens to it.
+    Gone,
 }
 
 /// The version of these words; another one is refused.
@@ -55,6 +58,7 @@ pub fn say(to: &mut (impl Write + ?Sized), word: &Word) -> io::Result<()> {
         Word::Commit => (b"COMM", Vec::new()),
         Word::Running(pid) => (b"RUNS", pid.to_le_bytes().to_vec()),
         Word::Abort(why) => (b"ABRT", why.as_bytes().to_vec()),
+        Word::Gone => (b"GONE", Vec::new()),
     };
     let body = &body[..body.len().min(LIMIT as usize)];
     let mut message = Vec::with_capacity(8 + body.len());
@@ -99,6 +103,7 @@ pub fn hear(from: &mut (impl Read + ?Sized)) -> io::Result<Word> {
             Err(_) => return Err(bad("a RUNNING without a pid")),
         },
         b"ABRT" => Word::Abort(text()),
+        b"GONE" => Word::Gone,
         _ => return Err(bad("the other side does not speak ghost's protocol")),
     })
 }
@@ -123,6 +128,7 @@ mod tests {
             Word::Commit,
             Word::Running(7),
             Word::Abort("end".into()),
+            Word::Gone,
         ];
         let mut line = Vec::new();
         for word in &all {

@@ -88,12 +88,12 @@ fn outside() -> Result<ExitCode, Fail> {
     }
     let status = ended.map_err(|e| Fail::Words(format!("{}: {e}", exe.display())))?;
     if let Some(signal) = stopped_by {
-        eprintln!("ghost: demo stopped; its processes, namespaces and files are gone");
+        crate::talk!("ghost: demo stopped; its processes, namespaces and files are gone");
         return Ok(ExitCode::from((128 + signal) as u8));
     }
     match (status.code(), status.signal()) {
         (Some(0), _) => {
-            println!("The processes, the namespaces and the files of the demo are gone.");
+            crate::answer!("The processes, the namespaces and the files of the demo are gone.")?;
             Ok(ExitCode::SUCCESS)
         }
         (Some(code), _) => Ok(ExitCode::from(code as u8)),

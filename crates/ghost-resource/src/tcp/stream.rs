@@ -39,6 +39,10 @@ impl TcpDuplex {
     fn told<T>(&self, step: &'static str, result: io::Result<T>) -> io::Result<T> {
         result.map_err(|e| match e.kind() {
             io::ErrorKind::Interrupted => e,
+            io::ErrorKind::WouldBlock => {
+                let cause = Cause::Timeout(self.silence.as_millis());
+                Error::new(step, &self.peer, cause).leaving(Aftermath::Uncommitted).into()
+            }
             _ => Error::new(step, &self.peer, e).leaving(Aftermath::Uncommitted).into(),
         })
     }
@@ -67,7 +71,11 @@ impl Write for TcpDuplex {
 
 impl Duplex for TcpDuplex {
     fn split(self: Box<Self>) -> Result<(Box<dyn Read + Send>, Box<dyn Write + Send>)> {
-        let stream = self.stream.try_clone().map_err(|e| Error::new("splitting", &self.peer, e))?;
+        let fail = |e| Error::new("splitting", &self.peer, Cause::Io(e));
+        let stream = self.stream.try_clone().map_err(fail)?;
+        // Who has both halves speaks a protocol, in which somebody waits for every word.
+        let limit = Some(self.silence).filter(|s| !s.is_zero());
+        stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)).map_err(fail)?;
         let writing = Self { stream, peer: self.peer.clone(), silence: self.silence };
         Ok((self, Box::new(WriteHalf(writing))))
     }

@@ -11,7 +11,50 @@ pub const CASES: &[Row] = &[
     ("import-failpoints::descriptors", |p| import(p, "files/nameless-and-named-at-once")),
     ("import-failpoints::tree", |p| import(p, "tree/bushy")),
     ("import-failpoints::segment", segment),
+    ("import-failpoints::stopped", |p| import(p, "tree/stopped-threads")),
 ];
+
+/// The times at which a point that is passed again and again is tried: each of the first twenty, then further and further apart.
+fn times() -> impl Iterator<Item = u64> {
+    (1..=20).chain(std::iter::successors(Some(28_u64), |n| Some(n + n / 3)))
+}
+
+/// Tries one point, with error and with death, until ghost comes by it no more; how often it came by. It fails at `last` then, or, if
+/// there is none, is through, and what it made is ended.
+fn walk(
+    p: &mut Play,
+    point: &str,
+    last: Option<&str>,
+    args: &[&str],
+    check: &mut dyn FnMut(&mut Play) -> Result<(), String>,
+) -> Result<u64, String> {
+    let Some(name) = point.strip_suffix('#') else {
+        for kill in [false, true] {
+            let after = |e: String| format!("{point}, {}: {e}", if kill { "kill" } else { "error" });
+            p.ghost_fails_at(point, kill, args).map_err(after)?;
+            check(p).map_err(after)?;
+        }
+        return Ok(1);
+    };
+    let mut met = 0;
+    for n in times() {
+        for kill in [false, true] {
+            let after = |e: String| format!("{name}#{n}, {}: {e}", if kill { "kill" } else { "error" });
+            let came_by = p.ghost_fails_before(&format!("{name}#{n}"), kill, last, args).map_err(after)?;
+            if !came_by && last.is_none() {
+                // What ran may have left files of its own.
+                p.end_all();
+                return p.nobody_left().map(|()| met).map_err(after);
+            }
+            check(p).map_err(after)?;
+            if !came_by {
+                return Ok(met);
+            }
+        }
+        met = n;
+    }
+    Ok(met)
+}
 
 fn export(p: &mut Play, name: &str) -> Result<(), String> {
     let points = p.points(&["export."])?;
@@ -24,17 +67,13 @@ fn export(p: &mut Play, name: &str) -> Result<(), String> {
         let v = p.victim(name)?;
         let pid = v.pid.to_string();
         let before = Snapshot::of_tree(v.pid);
-        let files = Snapshot::of_directories(&[target.clone(), v.dir.clone()]);
+        let look = [target.clone(), v.dir.clone()];
+        let files = Snapshot::of_directories(&look);
+        let mut check = |p: &mut Play| p.undisturbed(&v, &before).and_then(|()| p.files_are(&files, &look));
         for point in &points {
-            for kill in [false, true] {
-                for args in [&["checkpoint", &pid, "-o", &fresh][..], &["checkpoint", &pid, "-o", &old, "--replace"]] {
-                    let after = |e: String| format!("{point}, {}: {e}", if kill { "kill" } else { "error" });
-                    p.ghost_fails_at(point, kill, args).map_err(after)?;
-                    p.undisturbed(&v, &before).map_err(after)?;
-                    if let Some(d) = files.difference(&Snapshot::of_directories(&[target.clone(), v.dir.clone()])) {
-                        return Err(after(format!("files are not as they were:\n{d}")));
-                    }
-                }
+            for args in [&["checkpoint", &pid, "-o", &fresh][..], &["checkpoint", &pid, "-o", &old, "--replace"]] {
+                // Past the last one the ghost would be whole.
+                walk(p, point, Some("export.commit"), args, &mut check)?;
             }
         }
         if std::fs::read(&old).is_ok_and(|b| b != b"an older ghost") {
@@ -57,41 +96,51 @@ fn export(p: &mut Play, name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Points that only some programs come by, and what must come by them: so that a point that nobody passes is noticed.
+const NEEDED: &[(&str, &[&str])] = &[
+    ("thread/fifty-in-many-calls", &["settle.registers#", "go.thread#"]),
+    (
+        "files/nameless-and-named-at-once",
+        &["import.description#", "import.bound#", "import.momentary#", "finish.placing#"],
+    ),
+    ("tree/bushy", &["go.thread#"]),
+    ("tree/stopped-threads", &["go.stopping#", "go.stopped#"]),
+];
+
 fn import(p: &mut Play, name: &str) -> Result<(), String> {
-    let points = p.points(&["import.", "finish."])?;
+    let points = p.points(&["import.", "finish.", "settle.", "go."])?;
     let image = p.file("image.ghost");
     let v = p.victim(name)?;
     p.ghost(0, &["checkpoint", &v.pid.to_string(), "-o", &image, "--kill"])?;
     p.nobody_left()?;
     let bytes = std::fs::read(&image).map_err(|e| e.to_string())?;
     let look = [v.dir.clone()];
-    let files = || Snapshot::of_directories(&look);
-    let before = files();
-    for point in &points {
-        for kill in [false, true] {
-            let after = |e: String| format!("{point}, {}: {e}", if kill { "kill" } else { "error" });
-            p.ghost_fails_at(point, kill, &["restart", &image, "--detach"]).map_err(after)?;
-            p.nobody_left().map_err(after)?;
-            if let Some(d) = before.difference(&files()) {
-                return Err(after(format!("files are not as they were:\n{d}")));
-            }
+    let restart = ["restart", &image, "--detach"];
+    // Once with the names of its sockets taken by stale files, as a killed program leaves them, and once with these free.
+    for free in [false, true] {
+        let socket = v.dir.join("socket");
+        if free && (!socket.exists() || std::fs::remove_file(&socket).is_err()) {
+            continue;
         }
-    }
-    // Where the name of a socket was free, a restart that fails leaves it free.
-    let socket = v.dir.join("socket");
-    if socket.exists() {
-        std::fs::remove_file(&socket).map_err(|e| e.to_string())?;
-        for point in ["import.kind.fd", "import.prepared", "import.go"] {
-            p.ghost_fails_at(point, false, &["restart", &image, "--detach"])?;
-            if socket.exists() {
-                return Err(format!("{point}: the socket's name is left behind"));
+        let before = Snapshot::of_directories(&look);
+        let mut check = |p: &mut Play| p.nobody_left().and_then(|()| p.files_are(&before, &look));
+        for point in &points {
+            // Nothing can fail once all are let go.
+            let last = if point.starts_with("go.") { None } else { Some("import.prepared") };
+            let met = walk(p, point, last, &restart, &mut check)?;
+            if free && last.is_none() {
+                std::fs::remove_file(&socket).map_err(|e| format!("{point}: the socket of what ran: {e}"))?;
+            }
+            let needed = NEEDED.iter().any(|(n, all)| *n == name && all.contains(&point.as_str()));
+            if needed && met == 0 {
+                return Err(format!("{point}: {name} does not come by"));
             }
         }
     }
     if std::fs::read(&image).is_ok_and(|b| b != bytes) {
         return Err("the image has changed".into());
     }
-    p.ghost(0, &["restart", &image, "--detach"])?;
+    p.ghost(0, &restart)?;
     p.verify(&v, &[v.pid])
 }
 
@@ -107,7 +156,8 @@ fn segments() -> Vec<String> {
 
 /// A System V segment outlives its program: a restart that fails leaves it, or leaves none where none was.
 fn segment(p: &mut Play) -> Result<(), String> {
-    let points = p.points(&["import.", "finish."])?;
+    let mut points = p.points(&["import.", "finish."])?;
+    points.retain(|point| !point.ends_with('#'));
     let image = p.file("image.ghost");
     for there in [true, false] {
         let v = p.victim("memory/sysv-key")?;

@@ -81,17 +81,7 @@ fn restart(p: &mut Play) -> Result<(), String> {
             p.runner.finish(running)?;
             let after = |e: String| format!("restart {n} of {name}, {when}: {e}");
             p.nobody_left().map_err(after)?;
-            // Deleted directories, FIFOs and socket names have their names for a moment while they are made again
-            // (docs/threats.md): a kill in that moment leaves them, empty.
-            for name in ["cwd", "gone"] {
-                let _ = std::fs::remove_dir(v.dir.join(name));
-            }
-            for name in ["fifo", "nameless"] {
-                let _ = std::fs::remove_file(v.dir.join(name));
-            }
-            if let Some(d) = files.difference(&Snapshot::of_directories(std::slice::from_ref(&v.dir))) {
-                return Err(after(format!("files are not as they were:\n{d}")));
-            }
+            p.files_are(&files, std::slice::from_ref(&v.dir)).map_err(after)?;
         }
         p.ghost(0, &["restart", &image, "--detach"])?;
         p.verify(&v, &[v.pid])?;
@@ -126,9 +116,6 @@ fn points(p: &mut Play, pids: &str) -> Result<(), String> {
     ];
     for (point, side) in all.into_iter().filter(|(point, _)| *point != "migrate.taken" || pids == "same") {
         for how in ["error", "kill"] {
-            if (point, how, pids) == ("migrate.committed", "error", "same") {
-                continue; // as kill, and the receiver waits half a minute for pids that a stopped source keeps
-            }
             let v = p.victim(PROGRAM)?;
             let wish = format!("{point}={how}");
             let mut fail = [None, None];

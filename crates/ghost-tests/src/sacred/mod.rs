@@ -22,9 +22,9 @@ pub type Row = (&'static str, fn(&mut Play) -> Result<(), String>);
 /// All cases, in the order in which they are shown.
 pub const CASES: &[&[Row]] = &[failpoints::CASES, kills::CASES, refusals::CASES, peers::CASES];
 
-/// How many times something is killed at a random instant: `GHOST_KILLS`, 60 unless said otherwise.
+/// How many times something is killed at a random instant: `GHOST_KILLS`, 500 unless said otherwise.
 pub fn kills() -> u64 {
-    std::env::var("GHOST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
+    std::env::var("GHOST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
 }
 
 fn seconds() -> u64 {
@@ -157,17 +157,53 @@ impl Play {
 
     /// Runs ghost with a failpoint, which must be what it fails or dies of.
     pub fn ghost_fails_at(&mut self, point: &str, kill: bool, args: &[&str]) -> Result<(), String> {
-        let wish = format!("{point}={}", if kill { "kill" } else { "error" });
+        if self.ghost_fails_before(point, kill, None, args)? {
+            Ok(())
+        } else {
+            Err(format!("{point}: ghost did not come by and did its work"))
+        }
+    }
+
+    /// The same, but it may also not come by the point: then it fails at `last`, or does its work if there is none, and this is false.
+    pub fn ghost_fails_before(
+        &mut self,
+        point: &str,
+        kill: bool,
+        last: Option<&str>,
+        args: &[&str],
+    ) -> Result<bool, String> {
+        let mut wish = format!("{point}={}", if kill { "kill" } else { "error" });
+        if let Some(last) = last {
+            wish = format!("{wish},{last}=error");
+        }
         let running = self.start(Some(&wish), args)?;
         let done = self.runner.finish(running)?;
+        let name = point.split('#').next().unwrap_or(point);
+        let is_last = |l: &str| done.status.code() == Some(1) && done.stderr.contains(l) && !done.stderr.contains(name);
+        if last.map_or(done.status.success(), is_last) {
+            return Ok(false);
+        }
         let met = if kill { done.status.signal() == Some(9) } else { done.status.code() == Some(1) };
         if !met {
             return Err(format!("{wish}: ghost ended with {}", done.status));
         }
-        if !kill && !done.stderr.contains(point) {
+        if !kill && !done.stderr.contains(name) {
             return Err(format!("{wish}: the message does not name it: {}", done.stderr));
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Directories are as they were, at once or after a moment: what a killed ghost leaves is taken away at once, not before.
+    pub fn files_are(&self, before: &Snapshot, look: &[PathBuf]) -> Result<(), String> {
+        let mut difference = None;
+        for _ in 0..200 {
+            difference = before.difference(&Snapshot::of_directories(look));
+            if difference.is_none() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err(format!("files are not as they were:\n{}", difference.unwrap_or_default()))
     }
 
     /// The failpoints whose names begin with one of these.
@@ -201,6 +237,11 @@ impl Play {
             std::thread::sleep(Duration::from_millis(10));
         }
         Err(format!("pid {} is not as it was:\n{}", v.pid, difference.unwrap_or_default()))
+    }
+
+    /// Ends every process but those of the harness.
+    pub fn end_all(&self) {
+        pids().into_iter().filter(|p| !self.before.contains(p)).for_each(|p| signal(p, Signal::KILL));
     }
 
     /// No process but those of the harness is left.

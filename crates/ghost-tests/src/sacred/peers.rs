@@ -2,11 +2,13 @@
 //!
 //! A proxy stands between a real `migrate` and a real `receive`. It knows the frames (a word of four bytes, a length, a
 //! body) and cuts the line at a word; the ghost itself passes as it is.
-use super::{Play, Row, alive, signal, stopped};
+use super::{Play, Row, Victim, alive, signal, stopped};
+use crate::run::Running;
 use crate::snapshot::Snapshot;
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 /// The cases: where the line is cut, who runs afterwards, and whether the source knows.
 pub const CASES: &[Row] = &[
@@ -18,6 +20,11 @@ pub const CASES: &[Row] = &[
     ("peer-gone::at-running", |p| cut(p, Cut::Before("RUNS"), Source::StoppedAndThere)),
     ("peer-gone::never", |p| cut(p, Cut::Never, Source::Gone)),
     ("peer-gone::nonsense", nonsense),
+    ("peer-silent::before-welcome", |p| silent(p, Silence::BeforeWelcome)),
+    ("peer-silent::not-reading", |p| silent(p, Silence::NotReading)),
+    ("peer-silent::after-the-ghost", |p| silent(p, Silence::AfterTheGhost)),
+    ("peer-silent::command", silent_command),
+    ("peer-silent::source", silent_source),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -187,6 +194,74 @@ fn cut(p: &mut Play, at: Cut, expected: Source) -> Result<(), String> {
 fn pid_in(file: &str) -> Result<u32, String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
     text.trim().parse().map_err(|_| format!("no pid in {text:?}"))
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Silence {
+    BeforeWelcome,
+    NotReading,
+    AfterTheGhost,
+}
+
+/// The error of a silence: said soon, with nothing harmed.
+fn silence_is_told(p: &mut Play, v: &Victim, before: &Snapshot, migrate: Running) -> Result<(), String> {
+    let began = Instant::now();
+    let gone = p.runner.finish(migrate)?;
+    // The second is the kernel's word, for a peer whose window stays shut.
+    let told = ["nothing happened for 1000 ms", "Connection timed out"].iter().any(|w| gone.stderr.contains(w));
+    if gone.status.code() != Some(1) || !told {
+        return Err(format!("{}: {}", gone.status, gone.stderr));
+    }
+    if began.elapsed() > Duration::from_secs(8) {
+        return Err(format!("it took {:?}", began.elapsed()));
+    }
+    p.undisturbed(v, before)?;
+    p.verify(v, &[v.pid])
+}
+
+/// A peer that keeps the connection open and says nothing more: the source runs on after `--timeout`.
+fn silent(p: &mut Play, how: Silence) -> Result<(), String> {
+    // Not reading is only felt by who has more to say than the connection holds.
+    let v = p.victim(if how == Silence::NotReading { "memory/filled-64m" } else { "thread/fifty-in-many-calls" })?;
+    let before = Snapshot::of_tree(v.pid);
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
+    let at = listener.local_addr().map_err(|e| e.to_string())?;
+    let migrate = p.start(None, &["migrate", &v.pid.to_string(), &format!("tcp://{at}"), "--timeout", "1"])?;
+    let (mut peer, _) = listener.accept().map_err(|e| e.to_string())?;
+    if how != Silence::BeforeWelcome {
+        welcome(&mut peer)?;
+    }
+    let reading = (how == Silence::AfterTheGhost).then(|| {
+        let mut peer = peer.try_clone();
+        std::thread::spawn(move || std::io::copy(peer.as_mut().ok()?, &mut std::io::sink()).ok())
+    });
+    silence_is_told(p, &v, &before, migrate)?;
+    drop(peer);
+    drop(reading.map(std::thread::JoinHandle::join));
+    Ok(())
+}
+
+/// A command in the place of a peer that hangs: it is ended, too.
+fn silent_command(p: &mut Play) -> Result<(), String> {
+    let v = p.victim("thread/fifty-in-many-calls")?;
+    let before = Snapshot::of_tree(v.pid);
+    let migrate = p.start(None, &["migrate", &v.pid.to_string(), "--timeout", "1", "--via", "exec sleep 60"])?;
+    silence_is_told(p, &v, &before, migrate)
+}
+
+/// A source that connects and says nothing.
+fn silent_source(p: &mut Play) -> Result<(), String> {
+    let address = p.file("address");
+    let receive = p.start(None, &["receive", "tcp://127.0.0.1:0", "--address-file", &address, "--timeout", "1"])?;
+    p.until("it listens", 10, || std::fs::read_to_string(&address).is_ok_and(|a| a.contains(':')))?;
+    let at = std::fs::read_to_string(&address).map_err(|e| e.to_string())?;
+    let source = TcpStream::connect(at.trim()).map_err(|e| e.to_string())?;
+    let done = p.runner.finish(receive)?;
+    drop(source);
+    if done.status.code() != Some(1) || !done.stderr.contains("nothing was left behind") {
+        return Err(format!("{}: {}", done.status, done.stderr));
+    }
+    Ok(())
 }
 
 /// Peers that do not speak the protocol, or say what they must not say yet.

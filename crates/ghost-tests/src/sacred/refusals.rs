@@ -9,6 +9,8 @@ use std::process::Stdio;
 pub const CASES: &[Row] = &[
     ("errors::disk-full", disk_full),
     ("errors::directory-gone", |p| export_error(p, 1, "gone/a.ghost", &["No such file"])),
+    ("errors::file-size-limit", file_size_limit),
+    ("errors::nobody-reads-the-answer", unread_answer),
     ("errors::exists", exists),
     ("errors::plugin", plugin),
     ("errors::already-traced", traced),
@@ -50,6 +52,39 @@ fn disk_full(p: &mut Play) -> Result<(), String> {
     export_error(p, 1, "small/a.ghost", &["No space left"])?;
     let left = std::fs::read_dir(&at).map_err(|e| e.to_string())?.count();
     if left == 0 { Ok(()) } else { Err(format!("{left} files are left on the full disk")) }
+}
+
+/// A limit on the size of files is an error of the write that meets it: SIGXFSZ must not end ghost.
+fn file_size_limit(p: &mut Play) -> Result<(), String> {
+    let target = p.make_dir("target")?;
+    let v = p.victim("thread/fifty-in-many-calls")?;
+    let before = Snapshot::of_tree(v.pid);
+    let ghost = p.programs.ghost.to_string_lossy().into_owned();
+    let script = format!("ulimit -f 16; exec {ghost} checkpoint {} -o {}/a.ghost", v.pid, target.display());
+    let done = p.runner.expect(1, Path::new("/bin/bash"), &["-c", &script])?;
+    says(&done.stderr, &["File too large", "ulimit -f", "runs again"])?;
+    let left = std::fs::read_dir(&target).map_err(|e| e.to_string())?.count();
+    if left != 0 {
+        return Err(format!("{left} files are left"));
+    }
+    p.undisturbed(&v, &before)?;
+    p.verify(&v, &[v.pid])
+}
+
+/// A reader of the answer that has gone wanted no more; a disk that is full where the answer goes is told, after all is done.
+fn unread_answer(p: &mut Play) -> Result<(), String> {
+    let v = p.victim("process/plain")?;
+    let image = p.file("a.ghost");
+    let ghost = p.programs.ghost.to_string_lossy().into_owned();
+    let command = format!("{ghost} checkpoint {} -o {image} --replace", v.pid);
+    // The reader is gone for certain before ghost says anything.
+    let gone = format!("exec 3> >(exec true); sleep 0.2; {command} >&3 2>&3");
+    p.runner.expect(0, Path::new("/bin/bash"), &["-c", &gone])?;
+    p.ghost(0, &["verify", &image])?;
+    let full = p.runner.expect(1, Path::new("/bin/bash"), &["-c", &format!("{command} > /dev/full")])?;
+    says(&full.stderr, &["all is done", "No space left"])?;
+    p.ghost(0, &["verify", &image])?;
+    p.verify(&v, &[v.pid])
 }
 
 fn exists(p: &mut Play) -> Result<(), String> {

@@ -2,7 +2,8 @@
 //!
 //! At import a nameless file is made with O_TMPFILE (Linux 3.11) where it was, so that it never has a name, not for a
 //! moment: ghost may die at any time and leaves nothing. Where the file system can't, another one or a memfd takes its
-//! place, which is noted. A nameless directory must have a name while it is made; it is removed in the next call.
+//! place, which is noted. A nameless directory must have a name while it is made; it is removed in the
+//! next call, and by an undertaker if ghost dies between the two ([`crate::names`]).
 //! An inode that lives on under another name (a hard link) is not copied: it is found again by that name or by its handle
 //! (`name_to_handle_at(2)`).
 
@@ -10,6 +11,7 @@ use super::{note, path, regular};
 use crate::error::{Context, KindError};
 use crate::export::{ExportCx, PageSource};
 use crate::import::ImportCx;
+use crate::names::{Names, Sort};
 use ghost_image::record as rec;
 use ghost_sys::fdops;
 use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SealFlags, Stat, XattrFlags};
@@ -153,7 +155,8 @@ pub fn import(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Resu
                 KindError::conflict("making a nameless file", format!("the ghost has no content {id}"))
             })?;
         let inode = if FileType::from_raw_mode(content.mode) == FileType::Directory {
-            directory(&path::mapped(cx, &content.directory_hint), content.mode)?
+            let hint = path::mapped(cx, &content.directory_hint);
+            directory(&mut cx.names, &hint, content.mode)?
         } else {
             let made = if regular.memfd { memfd(regular)? } else { nameless(cx, regular)? };
             rustix::fs::ftruncate(&made, content.size).step("giving a nameless file its size")?;
@@ -231,7 +234,7 @@ fn nameless(cx: &mut ImportCx<'_>, regular: &rec::Regular) -> Result<OwnedFd, Ki
 }
 
 /// A directory that has no name any more; at `old`, or where that can't be, in the nearest directory above that exists.
-pub fn directory(old: &[u8], mode: u32) -> Result<OwnedFd, KindError> {
+pub fn directory(names: &mut Names, old: &[u8], mode: u32) -> Result<OwnedFd, KindError> {
     let mut place = parent(old);
     while place != b"/"
         && !rustix::fs::stat(place).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
@@ -241,10 +244,16 @@ pub fn directory(old: &[u8], mode: u32) -> Result<OwnedFd, KindError> {
     let text = || format!("making a deleted directory in {}", String::from_utf8_lossy(place));
     for n in 0.. {
         let name = [place, format!("/.ghost-{}-{n}", std::process::id()).as_bytes()].concat();
+        let ticket = names.intend(&name, Sort::Directory);
         match rustix::fs::mkdir(name.as_slice(), Mode::RWXU) {
-            Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => return Err(KindError::new(text(), e)),
+            Err(rustix::io::Errno::EXIST) => names.gone(ticket),
+            Err(e) => {
+                names.gone(ticket);
+                return Err(KindError::new(text(), e));
+            }
             Ok(()) => {
+                names.made(ticket);
+                crate::failpoint::hit("import.momentary")?;
                 let fd = rustix::fs::open(
                     name.as_slice(),
                     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -253,6 +262,7 @@ pub fn directory(old: &[u8], mode: u32) -> Result<OwnedFd, KindError> {
                 let removed = rustix::fs::rmdir(name.as_slice());
                 let fd = fd.step(text())?;
                 removed.step(text())?;
+                names.gone(ticket);
                 // No call on it can fail in a way that matters: it is empty and stays so.
                 let _ = rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode & 0o7777));
                 return Ok(fd);

@@ -127,6 +127,7 @@ pub fn export_description(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdV
         let file = &mut cx.model.files[place];
         file.offset = fd.info.pos;
         file.object = Some(object);
+        crate::failpoint::hit("export.description")?;
         if fd.info.flags & rustix::fs::OFlags::PATH.bits() == 0 {
             lock::export(fd, file)
                 .and_then(|()| lock::export_owner(fd, file))
@@ -175,6 +176,7 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             }
         })?;
         cx.files.insert(file.id, fd);
+        crate::failpoint::hit("import.description")?;
     }
     sockets.fill(cx)
 }

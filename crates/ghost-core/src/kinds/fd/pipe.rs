@@ -12,6 +12,7 @@ use super::{external, inodes, note, outside, path, regular};
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
+use crate::names::{Names, Sort};
 use crate::view::{FdView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::fdops;
@@ -298,29 +299,28 @@ fn fill(write: BorrowedFd<'_>, pipe: &rec::Pipe) -> Result<(), KindError> {
 }
 
 /// A FIFO whose name is gone: it must have one while it is made. That of then, if it is free.
-fn nameless_fifo(old: &[u8], mode: u32) -> Result<OwnedFd, KindError> {
+fn nameless_fifo(names: &mut Names, old: &[u8], mode: u32) -> Result<OwnedFd, KindError> {
     let text = || format!("making a deleted FIFO at {}", String::from_utf8_lossy(old));
     let hidden = [old, format!(".ghost-{}", std::process::id()).as_bytes()].concat();
     let mode = Mode::from_raw_mode(mode & 0o7777);
-    let make = |name: &[u8]| rustix::fs::mkfifoat(rustix::fs::CWD, name, mode);
-    let name = match make(old) {
-        Err(rustix::io::Errno::EXIST) => {
-            make(&hidden).step(text())?;
-            hidden.as_slice()
-        }
-        other => {
-            other.step(text())?;
-            old
-        }
-    };
+    let name = if rustix::fs::lstat(old).is_ok() { hidden.as_slice() } else { old };
+    let ticket = names.intend(name, Sort::Fifo);
+    if let Err(e) = rustix::fs::mkfifoat(rustix::fs::CWD, name, mode) {
+        names.gone(ticket);
+        return Err(KindError::new(text(), e));
+    }
+    names.made(ticket);
+    crate::failpoint::hit("import.momentary")?;
     let fd = rustix::fs::open(name, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     rustix::fs::unlink(name).step(text())?;
+    names.gone(ticket);
     fd.step(text())
 }
 
 fn open_fifo(cx: &mut ImportCx<'_>, pipe: &rec::Pipe, path: &rec::Path) -> Result<Made, KindError> {
     let keeper = if path.deleted {
-        nameless_fifo(&path::mapped(cx, &path.path), path.mode)?
+        let old = path::mapped(cx, &path.path);
+        nameless_fifo(&mut cx.names, &old, path.mode)?
     } else {
         path::open(cx, path, (OFlags::RDWR | OFlags::NONBLOCK).bits(), 0)?
     };

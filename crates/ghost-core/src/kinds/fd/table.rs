@@ -93,7 +93,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     cx.files = files;
     let handed = handed?;
     for (index, fds) in tables {
-        place(&mut cx.building[index].batch, &fds, &handed[&index]);
+        place(cx, index, &fds, &handed[&index])?;
     }
     cx.flush_all()
 }
@@ -116,8 +116,14 @@ fn raise_limit(cx: &ImportCx<'_>, index: usize, highest: u32) -> Result<(), Kind
     })
 }
 
-fn place(batch: &mut Batch, fds: &[&rec::Fd], numbers: &[i32]) {
+fn place(cx: &mut ImportCx<'_>, index: usize, fds: &[&rec::Fd], numbers: &[i32]) -> Result<(), KindError> {
+    let singly = crate::failpoint::is_wanted("finish.placing");
     for (fd, &number) in fds.iter().zip(numbers).rev() {
+        if singly {
+            cx.flush(index)?;
+            crate::failpoint::hit("finish.placing")?;
+        }
+        let batch = &mut cx.building[index].batch;
         let wanted = fd.fd as i32;
         if number == wanted && !fd.cloexec {
             continue; // that is how they come
@@ -133,5 +139,5 @@ fn place(batch: &mut Batch, fds: &[&rec::Fd], numbers: &[i32]) {
             batch.call(format!("dup3 to fd {wanted}"), nr::DUP3, &[number.into(), wanted.into(), flags.into()]);
             batch.call(format!("close after dup3 to fd {wanted}"), nr::CLOSE, &[number.into()]);
         }
-    }
+    }    Ok(())
 }

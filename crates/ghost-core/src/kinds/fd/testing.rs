@@ -82,6 +82,6 @@ pub fn importing_of<T>(model: &Model, options: &ImportOptions, work: impl FnOnce
         control,
         control_fd: 1000,
         notes: Vec::new(),
-        names: crate::import::Names::default(),
+        names: crate::names::Names::default(),
     })
 }

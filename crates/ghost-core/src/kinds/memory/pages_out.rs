@@ -142,6 +142,7 @@ impl<W: Write> Worker<'_, W> {
             self.put(&section)?;
             self.read += section.len;
             shared.progress.add(section.len);
+            crate::failpoint::hit("export.source")?;
         }
         Ok(())
     }

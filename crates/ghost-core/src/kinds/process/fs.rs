@@ -4,10 +4,11 @@
 //! so that both paths are ghost's own. A working directory that has been deleted is made for a moment and deleted again.
 
 use crate::abreast;
-use crate::error::{Context, KindError};
+use crate::error::KindError;
 use crate::export::ExportCx;
 use crate::import::ImportCx;
 use crate::kinds::fd::path_of_link;
+use crate::names::{Names, Sort, Ticket};
 use ghost_image::record as rec;
 use ghost_sys::nr;
 use rustix::fs::{FileType, Mode};
@@ -39,7 +40,7 @@ pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let mut done = HashSet::new();
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         let Some(fs) = model.fs(record.fs_id).filter(|f| done.insert(f.id)) else { continue };
-        let mut made = Vec::new();
+        let mut made: Vec<(Vec<u8>, Ticket)> = Vec::new();
         if let Some(cwd) = &fs.cwd {
             let path = directory(cx, cwd, record.pid, &mut made).map_err(|e| e.on(record.pid, "working directory"))?;
             let batch = &mut cx.building[index].batch;
@@ -55,11 +56,15 @@ pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         cx.building[index].batch.call("umask", nr::UMASK, &[fs.umask.into()]);
         if !made.is_empty() {
             let entered = cx.flush(index);
-            for path in made.iter().rev() {
+            let met = crate::failpoint::hit("import.momentary");
+            for (path, ticket) in made.iter().rev() {
                 // Deleted again, also when it could not be entered.
-                let _ = rustix::fs::rmdir(path.as_slice());
+                if rustix::fs::rmdir(path.as_slice()).is_ok() {
+                    cx.names.gone(*ticket);
+                }
             }
             entered?;
+            met?;
         }
     }
     Ok(())
@@ -70,7 +75,12 @@ fn text(path: &[u8]) -> String {
 }
 
 /// The path of a directory as it is to be entered; directories that are made for it are added to `made`.
-fn directory(cx: &ImportCx<'_>, path: &rec::Path, pid: i32, made: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, KindError> {
+fn directory(
+    cx: &mut ImportCx<'_>,
+    path: &rec::Path,
+    pid: i32,
+    made: &mut Vec<(Vec<u8>, Ticket)>,
+) -> Result<Vec<u8>, KindError> {
     let name = mapped(cx, &path.path);
     if !path.deleted {
         let stat = rustix::fs::stat(name.as_slice());
@@ -91,18 +101,31 @@ fn directory(cx: &ImportCx<'_>, path: &rec::Path, pid: i32, made: &mut Vec<Vec<u
     }
     let mode = Mode::from_raw_mode(path.mode & 0o7777);
     for parent in missing.into_iter().rev() {
-        rustix::fs::mkdir(parent.as_slice(), Mode::RWXU).step(format!("making {} for a moment", text(&parent)))?;
-        made.push(parent);
+        let ticket = make(&mut cx.names, &parent, Mode::RWXU)?;
+        made.push((parent, ticket));
     }
     let mut name = name;
-    if let Err(e) = rustix::fs::mkdir(name.as_slice(), mode) {
-        if e == Errno::EXIST {
-            name.extend_from_slice(format!(".ghost-{pid}").as_bytes());
-        }
-        rustix::fs::mkdir(name.as_slice(), mode).step(format!("making {} for a moment", text(&name)))?;
+    if rustix::fs::lstat(name.as_slice()).is_ok() {
+        name.extend_from_slice(format!(".ghost-{pid}").as_bytes());
     }
-    made.push(name.clone());
+    let ticket = make(&mut cx.names, &name, mode)?;
+    made.push((name.clone(), ticket));
     Ok(name)
+}
+
+/// Makes a directory that has its name for a moment.
+fn make(names: &mut Names, path: &[u8], mode: Mode) -> Result<Ticket, KindError> {
+    let ticket = names.intend(path, Sort::Directory);
+    match rustix::fs::mkdir(path, mode) {
+        Ok(()) => {
+            names.made(ticket);
+            Ok(ticket)
+        }
+        Err(e) => {
+            names.gone(ticket);
+            Err(KindError::new(format!("making {} for a moment", text(path)), e))
+        }
+    }
 }
 
 fn parent(path: &[u8]) -> &[u8] {

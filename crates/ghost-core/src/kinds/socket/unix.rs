@@ -16,6 +16,7 @@ use crate::export::ExportCx;
 use crate::import::ImportCx;
 use crate::kinds::fd::class::Refusal;
 use crate::kinds::fd::{external, inodes, note, outside, path};
+use crate::names::Sort;
 use crate::view::{FdView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::message::{self, Credentials};
@@ -633,6 +634,7 @@ fn bind(
     let text = || format!("binding {}", String::from_utf8_lossy(&at));
     let new = rustix::fs::lstat(at.as_slice()).is_err();
     remove_stale(&at).map_err(|e| e.advise("end whoever listens there: perhaps the original still runs"))?;
+    let ticket = new.then(|| cx.names.intend(&at, Sort::Socket));
     if name.starts_with(b"/") {
         let address = if at == bound.path { socket.local.clone() } else { sock::unix_address(&at) };
         sock::bind(fd.as_fd(), &address).step(text())?;
@@ -640,9 +642,11 @@ fn bind(
         let directory = at.strip_suffix(name).filter(|d| !d.is_empty()).unwrap_or(b"/");
         sock::bind_in(fd.as_fd(), &socket.local, directory).step(text())?;
     }
-    if new {
-        cx.names.given(&at);
+    let met = crate::failpoint::hit("import.bound");
+    if let Some(ticket) = ticket {
+        cx.names.made(ticket);
     }
+    met?;
     later.reach.insert(id, Reach::Address(sock::unix_address(&at)));
     let owner = (Some(rustix::fs::Uid::from_raw(bound.uid)), Some(rustix::fs::Gid::from_raw(bound.gid)));
     // An unprivileged restorer owns it, as it owns the process.

@@ -7,6 +7,7 @@ use super::interrupted::{self, Continue};
 use super::stubs;
 use crate::detour::Slots;
 use crate::error::{Context, KindError};
+use crate::failpoint;
 use crate::freeze::signal;
 use crate::import::{Building, ImportCx, first_users};
 use crate::kinds;
@@ -16,8 +17,10 @@ use ghost_image::record::vma::Special;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{NT_PRSTATUS, Registers, Stopped};
 use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr, RemoteError, Stub};
-use ghost_sys::{Errno, Pid, nr};
+use ghost_sys::undertaker::Undertaker;
+use ghost_sys::{Errno, Pid, nr, pidfd};
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 const SECCOMP_SET_MODE_STRICT: u32 = 0;
@@ -46,6 +49,7 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
                 ));
             }
             seccomp(stub, thread, model).map_err(|e| e.on(record.pid, format!("tid {}", thread.tid)))?;
+            failpoint::hit("settle.filters")?;
         }
         let leader = building.leader.as_ref().expect("it was there a moment ago");
         if let std::collections::hash_map::Entry::Vacant(entry) = instructions.entry(record.mm_id) {
@@ -56,12 +60,14 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         for (stub, thread) in stubs(building).zip(&record.threads) {
             let what = || format!("tid {}", thread.tid);
             stub.thread.begin_trap().step_on(record.pid, what, "bringing it to its trap")?;
+            failpoint::hit("settle.begin")?;
         }
     }
     for (building, record) in cx.building.iter_mut().zip(&model.processes) {
         for (stub, thread) in stubs(building).zip(&record.threads) {
             let what = || format!("tid {}", thread.tid);
             stub.thread.end_trap().step_on(record.pid, what, "bringing it to its trap")?;
+            failpoint::hit("settle.trap")?;
         }
     }
     // Continued calls need a little room, which the executor still has.
@@ -89,6 +95,7 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
                 }
                 _ => None,
             });
+            failpoint::hit("settle.continue")?;
         }
         ends.push(of_process);
     }
@@ -103,6 +110,7 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     for (gone, pid) in Stopped::call_each(&unmapping).into_iter().zip(whose) {
         let gone = gone.and_then(Errno::check);
         gone.step_on(pid, String::new, "unmapping ghost's own code")?;
+        failpoint::hit("settle.unmapped")?;
     }
     for ((building, record), ends) in cx.building.iter_mut().zip(&model.processes).zip(ends) {
         for ((nth, (stub, thread)), end) in stubs(building).zip(&record.threads).enumerate().zip(ends) {
@@ -112,6 +120,7 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
                 state(&stub.thread, thread, end)
             };
             done.map_err(|e| e.on(record.pid, format!("tid {}", thread.tid)))?;
+            failpoint::hit("settle.registers")?;
         }
     }
     Ok(())
@@ -283,10 +292,35 @@ fn end_leader(thread: &Stopped, at: u64, status: u32) -> Result<(), KindError> {
 /// How long a stopped process may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Lets every thread go. Processes that were stopped come first, children before parents.
+/// Lets every thread go: all, or none is left. Processes that were stopped come first, children before parents.
+///
+/// A process ends with ghost until the last of its threads is let go, which is the kernel's doing (PTRACE_O_EXITKILL). Where there are
+/// several, those that are let go first would live on, so an [`Undertaker`] ends them if ghost dies before it is through.
 pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
-    let index: HashMap<Pid, usize> = model.processes.iter().enumerate().map(|(i, p)| (p.pid, i)).collect();
+    let alive = building.iter().filter(|b| b.leader.is_some());
+    let all: ghost_sys::Result<Vec<OwnedFd>> = alive.map(|b| pidfd::open(b.pid)).collect();
+    let all = all.step("holding the new processes")?;
+    let undertaker =
+        if all.len() > 1 { Some(Undertaker::new(&all).step("making ready to let them go")?) } else { None };
     let mut building: Vec<Option<Building>> = building.into_iter().map(Some).collect();
+    let gone = release_all(model, &mut building);
+    if gone.is_err() {
+        for process in &all {
+            // Those that have ended already need no more.
+            let _ = pidfd::signal(process.as_fd(), libc::SIGKILL);
+        }
+        // The stubs see to the ends of those that were not let go.
+        drop(building);
+        for process in &all {
+            let _ = pidfd::reap(process.as_fd(), STOP_LIMIT);
+        }
+    }
+    drop(undertaker);
+    gone
+}
+
+fn release_all(model: &Model, building: &mut [Option<Building>]) -> Result<(), KindError> {
+    let index: HashMap<Pid, usize> = model.processes.iter().enumerate().map(|(i, p)| (p.pid, i)).collect();
     for (i, record) in model.processes.iter().enumerate().rev() {
         if !record.stopped && !record.continue_report_pending {
             continue;
@@ -294,9 +328,11 @@ pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
         let Some(stopping) = building[i].take_if(|b| b.leader.is_some()) else { continue };
         let pid = stopping.pid;
         // The signal waits for the process to go and stops it before its first instruction.
+        failpoint::hit("go.stopping")?;
         signal(pid, stop_signal(record)).step_on(record.pid, String::new, "stopping it as it was")?;
         release(stopping, record.pid, i == 0)?;
         wait_until_stopped(pid, record)?;
+        failpoint::hit("go.stopped")?;
         if !record.stopped {
             signal(pid, libc::SIGCONT).step_on(record.pid, String::new, "continuing it as it was")?;
         }
@@ -310,8 +346,8 @@ pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
             )?;
         }
     }
-    for (i, (building, record)) in building.into_iter().zip(&model.processes).enumerate() {
-        if let Some(building) = building {
+    for (i, (building, record)) in building.iter_mut().zip(&model.processes).enumerate() {
+        if let Some(building) = building.take() {
             release(building, record.pid, i == 0)?;
         }
     }
@@ -388,6 +424,7 @@ fn wait_until_stopped(pid: Pid, record: &rec::Process) -> Result<(), KindError> 
 fn release(building: Building, old: Pid, is_root: bool) -> Result<(), KindError> {
     for stub in building.threads.into_iter().chain(building.leader) {
         let tid = stub.thread.tid();
+        failpoint::hit("go.thread")?;
         // Already in its trap, where it stays: its registers are set. Those of the tree that run already may have ended it: then
         // it only remains to take note of its end, so that its parent gets to know.
         let thread = match stub.into_thread() {

@@ -94,7 +94,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.wait();
     }),
     flagged("stopped-unreported", &[Flag::NoStop], |v| {
-        stopped_child(v);
+        stopped_child(v, || ());
         v.wait();
         let mut info = zero();
         must!(waitid(libc::P_ALL, 0, &mut info, libc::WSTOPPED | libc::WNOHANG));
@@ -106,7 +106,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         go_on(v);
     }),
     flagged("stopped-reported", &[Flag::NoStop], |v| {
-        let child = stopped_child(v);
+        let child = stopped_child(v, || ());
         let mut status = 0;
         must!(waitpid(child, &mut status, libc::WUNTRACED));
         v.need("it was reported as stopped", libc::WIFSTOPPED(status));
@@ -130,7 +130,13 @@ pub(super) const VICTIMS: &[Victim] = &[
         go_on(v);
     }),
     flagged("continued-unreported", &[Flag::NoStop], |v| {
-        let child = stopped_child(v);
+        let mut ends = [0; 2];
+        must!(pipe(ends.as_mut_ptr()));
+        let child = stopped_child(v, move || {
+            // A child that has ended has nothing else to report: it stays until its parent has asked.
+            must!(close(ends[1]));
+            must!(read(ends[0], [0_u8].as_mut_ptr().cast(), 1));
+        });
         let mut status = 0;
         must!(waitpid(child, &mut status, libc::WUNTRACED));
         must!(kill(child, libc::SIGCONT));
@@ -139,6 +145,7 @@ pub(super) const VICTIMS: &[Victim] = &[
         let mut info = zero();
         must!(waitid(libc::P_ALL, 0, &mut info, libc::WCONTINUED | libc::WNOHANG));
         v.eq("the code of the report", libc::CLD_CONTINUED, info.si_code);
+        must!(close(ends[1]));
     }),
 ];
 
@@ -154,13 +161,14 @@ fn deeper(v: &mut Ctx, depth: u32) {
     });
 }
 
-fn stopped_child(v: &mut Ctx) -> i32 {
+fn stopped_child(v: &mut Ctx, at_the_end: impl Fn()) -> i32 {
     let pid = v.spawn(|child| {
         // In a group of its own: SIGTSTP does not stop an orphaned one.
         must!(setpgid(0, 0));
         child.ready();
         must!(kill(call!(getpid()), libc::SIGTSTP));
         child.await_go();
+        at_the_end();
     });
     v.until("the child is stopped", || proc::state(pid) == "T");
     pid
