@@ -65,6 +65,7 @@ impl Failure {
 impl From<ghost::Error> for Failure {
     fn from(e: ghost::Error) -> Self {
         let text = e.to_string();
+        let kind = if e.is_refusal() { Kind::Refused } else { Kind::Failed };
         match e {
             ghost::Error::Refused { action, blockers } => {
                 let lines =
@@ -72,14 +73,14 @@ impl From<ghost::Error> for Failure {
                 let who = lines(&|b| format!("pid {} ({}), {}", b.pid, b.comm, b.subject));
                 let why = lines(&|b| format!("{}: {}", b.kind, b.why));
                 let advice = lines(&|b| b.advice.clone());
-                Self::new(Kind::Refused, &text, [&action.to_string(), &who, &why, &advice, "nothing was touched"])
+                Self::new(kind, &text, [&action.to_string(), &who, &why, &advice, "nothing was touched"])
             }
             ghost::Error::Failed { action, process, what, aftermath } => {
                 let process = if process.is_empty() && what.pid != 0 { format!("pid {}", what.pid) } else { process };
                 let who: Vec<&str> = [&*process, &*what.subject].into_iter().filter(|s| !s.is_empty()).collect();
                 let doing = format!("{action}: {}", what.step);
                 let advice = what.advice.as_deref().unwrap_or("");
-                Self::new(Kind::Failed, &text, [&doing, &who.join(", "), &what.cause.to_string(), advice, &aftermath])
+                Self::new(kind, &text, [&doing, &who.join(", "), &what.cause.to_string(), advice, &aftermath])
             }
         }
     }

@@ -64,6 +64,26 @@ fn wrong_calls_are_errors_and_exports_harm_nobody() {
     assert!(out.status.success(), "{}", told(&out));
 }
 
+#[test]
+fn c_takes_a_program_there_and_back() {
+    if !is_root() {
+        return;
+    }
+    let dir = Scratch::new("journey");
+    let program = build(&dir.0, "crates/ghost-capi/tests/c/journey.c");
+    // What this test inherited leads outside; pids of the program are far from those that are used up meanwhile.
+    let script = r#"for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done
+        echo 3000 > /proc/sys/kernel/ns_last_pid; "$0" "$1"; exit $?"#;
+    let out = Command::new("timeout")
+        .args(["-k", "5", "90", "unshare", "-pf", "--mount-proc", "--kill-child", "bash", "-c", script])
+        .args([&program, &dir.0])
+        .env("LD_LIBRARY_PATH", &dir.0)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", told(&out));
+}
+
 /// Runs a program in a pid namespace through checkpoint, kill, restart, restart over the running one; it must go on counting each
 /// time from where its ghost was taken.
 fn there_and_back(name: &str, program: &str) {
