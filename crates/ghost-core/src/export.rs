@@ -99,6 +99,7 @@ pub struct Exporting {
 
 /// Names everything of a running tree that cannot travel. Touches nothing.
 pub fn check(root: Pid) -> Result<Vec<Blocker>, Error> {
+    guard_root(root).map_err(|e| failed(Action::Check, root, e, "nothing was touched"))?;
     let view = TreeView::of_running(root).map_err(|e| failed(Action::Check, root, e, "nothing was touched"))?;
     Ok(blockers(&view, &ExportOptions::default()))
 }
@@ -244,8 +245,8 @@ impl Exporting {
         let wrap = |e: ghost_image::Error| {
             let advice = match &e {
                 ghost_image::Error::Write { source, .. } => match source.kind() {
-                    std::io::ErrorKind::StorageFull => "make room there, or name another place",
-                    std::io::ErrorKind::FileTooLarge => {
+                    io::ErrorKind::StorageFull => "make room there, or name another place",
+                    io::ErrorKind::FileTooLarge => {
                         "raise the limit on the size of files (ulimit -f), or name another file system"
                     }
                     _ => "",
@@ -348,14 +349,50 @@ pub(crate) fn guard_root(root: Pid) -> Result<(), KindError> {
     if root == 1 {
         return refuse("pid 1 holds up everything that runs here; name the program itself");
     }
+    let stat_of = |pid| ghost_sys::proc::ProcDir::open(pid).and_then(|dir| ghost_sys::proc::read_stat(&dir));
+    if stat_of(root).is_ok_and(|stat| is_of_the_kernel(&stat)) {
+        return refuse("it is a thread of the kernel, not a program");
+    }
     let mut ancestor = std::process::id() as Pid;
     while ancestor > 1 {
         if ancestor == root {
             return refuse("it is ghost itself, or one of the processes that ghost runs under");
         }
-        let Ok(dir) = ghost_sys::proc::ProcDir::open(ancestor) else { break };
-        let Ok(stat) = ghost_sys::proc::read_stat(&dir) else { break };
+        let Ok(stat) = stat_of(ancestor) else { break };
         ancestor = stat.ppid;
     }
     Ok(())
+}
+
+/// Whether this is said of a thread of the kernel (`PF_KTHREAD`): no address space, and ptrace(2) may not touch it.
+fn is_of_the_kernel(stat: &ghost_sys::proc::Stat) -> bool {
+    const PF_KTHREAD: u64 = 0x0020_0000;
+    stat.flags & PF_KTHREAD != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Linux 6.18 told of them. A pid namespace that a test makes has no such threads, and those of the host are left alone.
+    const OF_THE_KERNEL: [&str; 2] = [
+        "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 1 0 0 20 0 1 0 24 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 1 0 0 0 1 0 0 0 0 0 0 0 0 0 0 0 0 0",
+        "14 (ksoftirqd/0) S 2 0 0 0 -1 69238848 0 0 0 0 0 1939 0 0 20 0 1 0 24 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 1 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0",
+    ];
+
+    #[test]
+    fn threads_of_the_kernel_are_told_from_programs() {
+        for text in OF_THE_KERNEL {
+            assert!(is_of_the_kernel(&ghost_sys::proc::parse_stat(text.as_bytes()).unwrap()), "{text}");
+        }
+        let own = ghost_sys::proc::read_stat(&ghost_sys::proc::ProcDir::own().unwrap()).unwrap();
+        assert!(!is_of_the_kernel(&own));
+    }
+
+    #[test]
+    fn pid_1_and_ancestors_are_refused_by_looking_only() {
+        for pid in [1, std::process::id() as Pid] {
+            assert!(guard_root(pid).unwrap_err().is_refusal());
+        }
+    }
 }

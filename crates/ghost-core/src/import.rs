@@ -351,13 +351,12 @@ impl Prepared {
             aftermath: UNDONE.to_owned(),
         })?;
         let building = std::mem::take(&mut self.building);
-        thread::go(&self.model, building).map_err(|what| Error::Failed {
+        thread::go(&self.model, building, &mut self.names).map_err(|what| Error::Failed {
             action: self.action,
             process: String::new(),
             what,
             aftermath: UNDONE.to_owned(),
         })?;
-        self.names.keep();
         self.sysv.keep();
         self.report.stage("go");
         Ok(Restored { root, pids: self.pids, report: self.report })

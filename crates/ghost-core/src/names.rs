@@ -5,6 +5,7 @@
 //! [`Undertaker`] removes it should ghost be killed before it has said that the name is gone again or is to stay.
 
 use ghost_sys::undertaker::{Entry, Undertaker};
+use std::os::fd::OwnedFd;
 
 pub use ghost_sys::undertaker::Sort;
 
@@ -58,6 +59,18 @@ impl Names {
         if let (Some(u), Some(entry)) = (&mut self.undertaker, name.entry) {
             let _ = u.revoke(entry);
         }
+    }
+
+    /// These processes are about to be let go. Should ghost die before [`Names::keep`] they end, and the names with them: all or nothing.
+    ///
+    /// A single process without names needs nobody for that.
+    pub fn let_go(&mut self, processes: &[OwnedFd]) -> ghost_sys::Result<()> {
+        self.undertaker = match self.undertaker.take() {
+            Some(u) => Some(u.succeeded(processes)?),
+            None if processes.len() > 1 => Some(Undertaker::new(processes)?),
+            None => None,
+        };
+        Ok(())
     }
 
     /// All names stay: their files belong to programs that run.

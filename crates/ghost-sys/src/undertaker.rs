@@ -47,7 +47,16 @@ pub struct Undertaker {
 impl Undertaker {
     /// Makes the child. `doomed` are pidfds of processes that end with ghost.
     pub fn new(doomed: &[OwnedFd]) -> Result<Self> {
-        let will = process::memfd(c"ghost-will", 0)?;
+        Self::with_will(process::memfd(c"ghost-will", 0)?, 0, doomed)
+    }
+
+    /// Makes another child for the same will and more processes, then sends this one home: at no instant there is none.
+    pub fn succeeded(self, doomed: &[OwnedFd]) -> Result<Self> {
+        let will = self.will.try_clone()?;
+        Self::with_will(will, self.len, doomed)
+    }
+
+    fn with_will(will: OwnedFd, len: i64, doomed: &[OwnedFd]) -> Result<Self> {
         let (hears, line) = channel()?;
         let fds: Vec<RawFd> = doomed.iter().map(AsRawFd::as_raw_fd).collect();
         let mut kept = [&fds[..], &[will.as_raw_fd(), hears.as_raw_fd()]].concat();
@@ -71,7 +80,7 @@ impl Undertaker {
         if pid < 0 {
             return Err(failed);
         }
-        Ok(Self { pid, line, will, len: 0 })
+        Ok(Self { pid, line, will, len })
     }
 
     /// Writes down that what is at this absolute path is to be removed. To be said before it is made, while the name is free.
@@ -250,7 +259,8 @@ mod tests {
         let pid = sleeper.id() as Pid;
         std::fs::write(name("file"), "somebody's").unwrap();
         in_doomed(|| {
-            let mut u = Undertaker::new(&[crate::pidfd::open(pid).unwrap()]).unwrap();
+            let u = Undertaker::new(&[]).unwrap();
+            let mut u = u.succeeded(&[crate::pidfd::open(pid).unwrap()]).unwrap();
             for (n, sort) in [("d", Sort::Directory), ("d/d", Sort::Directory), ("file", Sort::Socket)] {
                 u.intend(name(n).as_os_str().as_bytes(), sort).unwrap();
             }

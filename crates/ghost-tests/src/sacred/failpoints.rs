@@ -14,9 +14,11 @@ pub const CASES: &[Row] = &[
     ("import-failpoints::stopped", |p| import(p, "tree/stopped-threads")),
 ];
 
-/// The times at which a point that is passed again and again is tried: each of the first twenty, then further and further apart.
-fn times() -> impl Iterator<Item = u64> {
-    (1..=20).chain(std::iter::successors(Some(28_u64), |n| Some(n + n / 3)))
+/// The times at which a point that is passed again and again is tried: for each descriptor each of the first twenty, for each thread
+/// the first few, then further and further apart.
+fn times(name: &str) -> impl Iterator<Item = u64> {
+    let each = if name.starts_with("settle.") || name.starts_with("go.") { 3 } else { 20 };
+    (1..=each).chain(std::iter::successors(Some(each * 3 / 2 + 1), |n| Some(n + n / 2)))
 }
 
 /// Tries one point, with error and with death, until ghost comes by it no more; how often it came by. It fails at `last` then, or, if
@@ -37,7 +39,7 @@ fn walk(
         return Ok(1);
     };
     let mut met = 0;
-    for n in times() {
+    for n in times(name) {
         for kill in [false, true] {
             let after = |e: String| format!("{name}#{n}, {}: {e}", if kill { "kill" } else { "error" });
             let came_by = p.ghost_fails_before(&format!("{name}#{n}"), kill, last, args).map_err(after)?;

@@ -16,7 +16,7 @@ pub const CASES: &[Row] = &[
     ("errors::already-traced", traced),
     ("errors::zombie", zombie),
     ("errors::ghost-itself", itself),
-    ("errors::pid-1", |p| never(p, "1", &["pid 1"])),
+    ("errors::pid-1", pid_1),
     ("errors::no-such-process", |p| never(p, "4000000", &["4000000"])),
     ("errors::not-ours", not_ours),
     ("errors::unreadable-proc", unreadable),
@@ -170,6 +170,32 @@ fn never(p: &mut Play, pid: &str, words: &[&str]) -> Result<(), String> {
         return Err(format!("expected exit status {wanted}, found {}: {}", done.status, done.stderr));
     }
     if Path::new(&target).exists() { Err("a ghost was made".into()) } else { Ok(()) }
+}
+
+/// The init of this case's own pid namespace, asked in every way to go: it is not even looked at by ptrace.
+fn pid_1(p: &mut Play) -> Result<(), String> {
+    let before = Snapshot::of_tree(1);
+    never(p, "1", &["pid 1"])?;
+    for args in [&["check", "1"][..], &["duplicate", "1"]] {
+        let done = p.ghost(3, args)?;
+        says(&done.stderr, &["pid 1"])?;
+    }
+    // One that has no children but ours, in a namespace further down, asked from within.
+    let ghost = p.programs.ghost.to_string_lossy().into_owned();
+    let script = format!("sleep 60 & {ghost} checkpoint 1 -o {}; echo said $?; kill %1", p.file("init.ghost"));
+    let words = ["-pf", "--mount-proc", "--kill-child", "/bin/bash", "-c", &script];
+    let done = p.runner.expect(0, Path::new("/usr/bin/unshare"), &words)?;
+    says(&done.stdout, &["said 3"])?;
+    says(&done.stderr, &["pid 1"])?;
+    // Its children come and go with the case; what is its own must be as it was.
+    let now = Snapshot::of_tree(1);
+    match before
+        .difference(&now)
+        .filter(|d| d.lines().any(|l| l.starts_with("pid 1 ") && !l.starts_with("pid 1 children")))
+    {
+        None => Ok(()),
+        Some(d) => Err(format!("pid 1 is not as it was:\n{d}")),
+    }
 }
 
 fn as_nobody(p: &mut Play, args: &[&str]) -> Result<crate::run::Done, String> {

@@ -10,7 +10,6 @@ use crate::import::ImportCx;
 use crate::view::TreeView;
 use ghost_image::record as rec;
 use ghost_sys::nr;
-use ghost_sys::remote::Batch;
 use std::collections::HashMap;
 
 /// `O_CLOEXEC`, for dup3.
@@ -139,5 +138,6 @@ fn place(cx: &mut ImportCx<'_>, index: usize, fds: &[&rec::Fd], numbers: &[i32])
             batch.call(format!("dup3 to fd {wanted}"), nr::DUP3, &[number.into(), wanted.into(), flags.into()]);
             batch.call(format!("close after dup3 to fd {wanted}"), nr::CLOSE, &[number.into()]);
         }
-    }    Ok(())
+    }
+    Ok(())
 }

@@ -12,12 +12,12 @@ use crate::freeze::signal;
 use crate::import::{Building, ImportCx, first_users};
 use crate::kinds;
 use crate::model::Model;
+use crate::names::Names;
 use ghost_image::record as rec;
 use ghost_image::record::vma::Special;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{NT_PRSTATUS, Registers, Stopped};
 use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr, RemoteError, Stub};
-use ghost_sys::undertaker::Undertaker;
 use ghost_sys::{Errno, Pid, nr, pidfd};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -295,13 +295,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Lets every thread go: all, or none is left. Processes that were stopped come first, children before parents.
 ///
 /// A process ends with ghost until the last of its threads is let go, which is the kernel's doing (PTRACE_O_EXITKILL). Where there are
-/// several, those that are let go first would live on, so an [`Undertaker`] ends them if ghost dies before it is through.
-pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
+/// several, those that are let go first would live on, so an undertaker ends them if ghost dies before it is through
+/// ([`Names::let_go`]).
+pub fn go(model: &Model, building: Vec<Building>, names: &mut Names) -> Result<(), KindError> {
     let alive = building.iter().filter(|b| b.leader.is_some());
     let all: ghost_sys::Result<Vec<OwnedFd>> = alive.map(|b| pidfd::open(b.pid)).collect();
     let all = all.step("holding the new processes")?;
-    let undertaker =
-        if all.len() > 1 { Some(Undertaker::new(&all).step("making ready to let them go")?) } else { None };
+    names.let_go(&all).step("making ready to let them go")?;
     let mut building: Vec<Option<Building>> = building.into_iter().map(Some).collect();
     let gone = release_all(model, &mut building);
     if gone.is_err() {
@@ -314,9 +314,10 @@ pub fn go(model: &Model, building: Vec<Building>) -> Result<(), KindError> {
         for process in &all {
             let _ = pidfd::reap(process.as_fd(), STOP_LIMIT);
         }
+        return gone;
     }
-    drop(undertaker);
-    gone
+    names.keep();
+    Ok(())
 }
 
 fn release_all(model: &Model, building: &mut [Option<Building>]) -> Result<(), KindError> {
