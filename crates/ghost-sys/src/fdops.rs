@@ -190,6 +190,36 @@ pub fn set_timerfd_ticks(fd: BorrowedFd<'_>, ticks: u64) -> Result<()> {
     cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TFD_IOC_SET_TICKS, &raw const ticks) } as i64).map(drop)
 }
 
+/// How an epoll polls network devices itself (Linux 6.9): microseconds, packets at a time, whether rather than by interrupts.
+pub type BusyPoll = (u32, u32, bool);
+
+/// `struct epoll_params`
+#[repr(C)]
+#[derive(Default)]
+struct EpollParams {
+    usecs: u32,
+    budget: u16,
+    prefer: u8,
+    pad: u8,
+}
+
+/// EPIOCGPARAMS; nothing set on a kernel that does not know it.
+pub fn busy_poll(epoll: BorrowedFd<'_>) -> BusyPoll {
+    const EPIOCGPARAMS: libc::Ioctl = 0x8008_8a02;
+    let mut params = EpollParams::default();
+    // SAFETY: the kernel writes one `struct epoll_params` to `params`, which outlives the call.
+    let done = unsafe { libc::ioctl(epoll.as_raw_fd(), EPIOCGPARAMS, &raw mut params) };
+    if done == 0 { (params.usecs, params.budget.into(), params.prefer != 0) } else { BusyPoll::default() }
+}
+
+/// EPIOCSPARAMS. A budget above 64 needs CAP_NET_ADMIN.
+pub fn set_busy_poll(epoll: BorrowedFd<'_>, (usecs, budget, prefer): BusyPoll) -> Result<()> {
+    const EPIOCSPARAMS: libc::Ioctl = 0x4008_8a01;
+    let params = EpollParams { usecs, budget: budget as u16, prefer: prefer.into(), pad: 0 };
+    // SAFETY: the kernel reads one `struct epoll_params` from `params`, which outlives the call.
+    cvt(unsafe { libc::ioctl(epoll.as_raw_fd(), EPIOCSPARAMS, &raw const params) }.into()).map(drop)
+}
+
 /// A descriptor that reads these signals (`signalfd4(2)`); bit 0 of the mask is signal 1.
 pub fn signalfd(mask: u64, flags: u32) -> Result<OwnedFd> {
     // SAFETY: the kernel reads eight bytes of mask, which outlive the call.

@@ -93,7 +93,8 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> rec::Epoll {
             owner_table: process as u32,
         });
     }
-    rec::Epoll { entries, idle: is_idle(fd.ours.as_fd()) }
+    let (busy_poll_usecs, busy_poll_budget, prefer_busy_poll) = fdops::busy_poll(fd.ours.as_fd());
+    rec::Epoll { entries, idle: is_idle(fd.ours.as_fd()), busy_poll_usecs, busy_poll_budget, prefer_busy_poll }
 }
 
 /// Replaces the places of targets by the ids of their descriptions and of the table that stands for them.
@@ -118,8 +119,12 @@ fn is_idle(epoll: BorrowedFd<'_>) -> bool {
 }
 
 /// Makes it, as yet without a target.
-pub fn import(file: &rec::File) -> Result<OwnedFd, KindError> {
+pub fn import(file: &rec::File, e: &rec::Epoll) -> Result<OwnedFd, KindError> {
     let fd = epoll::create(epoll::CreateFlags::CLOEXEC).step("making an epoll")?;
+    let busy_poll = (e.busy_poll_usecs, e.busy_poll_budget, e.prefer_busy_poll);
+    if busy_poll != fdops::BusyPoll::default() {
+        fdops::set_busy_poll(fd.as_fd(), busy_poll).step("EPIOCSPARAMS")?;
+    }
     regular::set_flags(fd.as_fd(), file.flags)?;
     Ok(fd)
 }

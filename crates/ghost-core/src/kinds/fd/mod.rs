@@ -197,7 +197,7 @@ fn import_object(
         Some(Object::Eventfd(e)) => eventfd::import(file, e),
         Some(Object::Timerfd(t)) => timerfd::import(file, t),
         Some(Object::Signalfd(s)) => signalfd::import(file, s),
-        Some(Object::Epoll(_)) => epoll::import(file),
+        Some(Object::Epoll(e)) => epoll::import(file, e),
         Some(Object::Inotify(_)) => inotify::import(),
         Some(Object::Pidfd(p)) => pidfd::import(cx, file, p),
         Some(Object::ProcFile(p)) => procfile::import(cx, file, p),

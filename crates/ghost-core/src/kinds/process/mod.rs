@@ -26,6 +26,7 @@ const PR_SET_CHILD_SUBREAPER: i32 = 36;
 const PR_SET_THP_DISABLE: i32 = 41;
 const PR_SET_IO_FLUSHER: i32 = 57;
 const PR_SET_MDWE: i32 = 65;
+const PR_SET_MEMORY_MERGE: i32 = 67;
 const ARCH_REQ_XCOMP_PERM: i32 = 0x1023;
 /// AMX tile data: the one feature that a program has to ask for.
 const XFEATURE_XTILE_DATA: u32 = 18;
@@ -55,6 +56,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         record.thp_disable_flags = answers.thp_disable & !1;
         record.mdwe = answers.mdwe;
         record.io_flusher = answers.io_flusher;
+        record.memory_merge = answers.memory_merge;
         record.membarrier = answers.membarrier;
         record.xcomp_permitted = answers.xcomp_permitted;
         record.oom_score_adj = read.oom_score_adj;
@@ -127,6 +129,11 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
         if record.mdwe != 0 {
             set("PR_SET_MDWE", PR_SET_MDWE, record.mdwe, 0);
+        }
+        if record.memory_merge {
+            // It takes CAP_SYS_RESOURCE and saves memory, no more: what is mapped already has it as an advice of its own.
+            let args = [PR_SET_MEMORY_MERGE.into(), 1.into(), 0.into(), 0.into(), 0.into()];
+            batch.try_call("PR_SET_MEMORY_MERGE", nr::PRCTL, &args);
         }
         for command in (0..32).map(|bit| record.membarrier & 1 << bit).filter(|c| *c != 0) {
             let args = [command.into(), 0.into(), 0.into()];

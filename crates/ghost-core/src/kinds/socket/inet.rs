@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
 const TCP_INFO: i32 = 11;
+const TCP_AO_INFO: i32 = 40;
 const SO_MEMINFO: i32 = 55;
 const LISTEN: u8 = 10;
 const CLOSE: u8 = 7;
@@ -56,6 +57,10 @@ pub fn check_tcp(fd: &FdView) -> Option<Refusal> {
     let Some((state, waiting, _)) = tcp_info(fd.ours.as_fd()) else {
         return Some(Refusal::new("tcp", "its state can't be read", "close it before the checkpoint"));
     };
+    // ENOENT: no keys; or the kernel has no such option.
+    if sockopt::get(fd.ours.as_fd(), IPPROTO_TCP, TCP_AO_INFO, 64).is_ok() {
+        return Some(Refusal::new("tcp", "it has keys of TCP-AO, which are not carried", "remove them first"));
+    }
     let address = |a: Option<Vec<u8>>| a.map_or_else(|| "?".to_owned(), |a| in_words(&a));
     match state {
         LISTEN if waiting > 0 => Some(Refusal::new(
