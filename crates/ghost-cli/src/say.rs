@@ -95,7 +95,8 @@ impl Bar {
             return Self { stop, thread: None };
         }
         let (stopped, progress) = (Arc::clone(&stop), Arc::clone(progress));
-        let thread = std::thread::spawn(move || {
+        // Where no thread is to be had, nobody watches.
+        let thread = std::thread::Builder::new().spawn(move || {
             let mut bar = None;
             let began = std::time::Instant::now();
             while !stopped.load(Ordering::Relaxed) {
@@ -111,7 +112,7 @@ impl Bar {
                 bar.finish_and_clear();
             }
         });
-        Self { stop, thread: Some(thread) }
+        Self { stop, thread: thread.ok() }
     }
 }
 

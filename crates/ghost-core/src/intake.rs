@@ -175,9 +175,14 @@ impl<'g> Intake<'g> {
                 }
             };
             std::thread::scope(|scope| {
-                for _ in 0..workers {
+                for n in 0..workers {
                     let (work, give_back) = (&work, give_back.clone());
-                    scope.spawn(move || work(give_back));
+                    // One is needed; where the host has no room for more threads, it does all.
+                    match std::thread::Builder::new().spawn_scoped(scope, move || work(give_back)) {
+                        Err(e) if n == 0 => return Err(KindError::new("starting a thread that places pages", e)),
+                        Err(_) => break,
+                        Ok(_) => {}
+                    }
                 }
                 let give = give;
                 let mut met = Met::default();

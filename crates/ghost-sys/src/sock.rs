@@ -193,7 +193,10 @@ fn apart<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         cvt(unsafe { libc::unshare(libc::CLONE_FS) } as i64)?;
         work()
     };
-    std::thread::scope(|s| s.spawn(run).join()).unwrap_or(Err(Errno(libc::EIO)))
+    std::thread::scope(|s| {
+        let thread = std::thread::Builder::new().spawn_scoped(s, run).map_err(Errno::from)?;
+        thread.join().unwrap_or(Err(Errno(libc::EIO)))
+    })
 }
 
 fn c_path(path: &[u8]) -> Result<std::ffi::CString> {

@@ -179,4 +179,43 @@ pub const ALL: &[Program] = &[
         says_the_same: false,
         ..PLAIN
     },
+    Program {
+        name: "multiprocessing",
+        needs: &["python3"],
+        files: &[("multi.py", include_str!("../programs/multi.py"))],
+        run: &["python3", "multi.py"],
+        ..PLAIN
+    },
+    Program { name: "bash", needs: &["bash", "bc"], files: &[("jobs.sh", include_str!("../programs/jobs.sh"))], run: &["bash", "jobs.sh"], ..PLAIN },
+    Program {
+        name: "nginx",
+        needs: &["nginx", "curl"],
+        prepare: "mkdir www; seq 50000 > www/numbers; printf '%s' 'daemon off; user root; worker_processes 2; pid nginx.pid; error_log error.log; \
+            events { } http { access_log access.log; client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; \
+            uwsgi_temp_path t4; scgi_temp_path t5; proxy_cache_path cache keys_zone=zone:1m; limit_req_zone $binary_remote_addr zone=lim:1m rate=1000r/s; \
+            server { listen unix:sock; listen 127.0.0.1:8125; root www; location /p { limit_req zone=lim burst=100; \
+            proxy_cache zone; proxy_cache_valid 200 1h; proxy_pass http://127.0.0.1:8125/numbers; } } }' > nginx.conf",
+        run: &["nginx", "-p", ".", "-c", "nginx.conf"],
+        after_start: "until curl -sf --unix-socket sock http://x/numbers > /dev/null; do sleep 0.01; done; curl -sf http://127.0.0.1:8125/p > /dev/null",
+        finish: "for i in 1 2 3 4; do curl -sf --unix-socket sock http://x/numbers; curl -sf http://127.0.0.1:8125/p; done | cksum > answer; kill -QUIT $(cat nginx.pid)",
+        outputs: &["answer"],
+        own_net: true,
+        ..PLAIN
+    },
+    Program {
+        name: "tmux",
+        needs: &["tmux", "bash", "vim"],
+        run: &["env", "-u", "TMUX", "TERM=xterm", "PS1=> ", "tmux", "-S", "sock", "-f", "/dev/null", "-D"],
+        after_start: "export TERM=xterm; t() { tmux -N -S sock \"$@\"; }
+            until t new-session -d -s one -x 80 -y 24 'bash --norc' 2> /dev/null; do sleep 0.01; done
+            t send-keys 'x=41; sleep 1000 &' Enter; t split-window -h 'vim -u NONE -n text'; t send-keys -l iline; t send-keys Enter -l second
+            until t capture-pane -p | grep -q second; do sleep 0.02; done; t new-window 'cat > typed'; t send-keys begun Enter; sleep 0.2",
+        finish: "export TERM=xterm; t() { tmux -N -S sock \"$@\"; }; t send-keys Enter C-d
+            t send-keys -t one:0.0 'echo $((x + 1)) > answer; jobs -r | wc -l >> answer; stty size >> answer; tty | cut -c1-9 >> answer; kill %1; exit' Enter
+            until [ \"$(wc -l < answer 2> /dev/null)\" = 4 ] && [ \"$(wc -l < typed)\" = 2 ]; do sleep 0.02; done
+            until t send-keys -t one:0 -l third && t send-keys -t one:0 Escape :wq Enter && sleep 0.2 && grep -q third text; do sleep 0.02; done
+            t kill-server 2> /dev/null || true",
+        outputs: &["answer", "text", "typed"],
+        ..PLAIN
+    },
 ];

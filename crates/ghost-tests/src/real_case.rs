@@ -18,7 +18,7 @@ pub enum Mode {
     Alone,
     /// At `GHOST_INSTANTS` random instants: checkpoint --kill, restart, on to the end.
     Kill,
-    /// Ten checkpoints in a row that leave it running, then a restart of each.
+    /// Ten checkpoints in a row that do not end it, then a restart of each.
     Leave,
 }
 
@@ -362,31 +362,33 @@ impl Case {
             }
             let image = self.file(&format!("{n}.ghost"));
             let pid = child.id().to_string();
-            if n % 2 == 0 {
-                // Left stopped for as long as its files are copied: the copy is of that very instant.
-                if let Err(e) = self.ghost(0, &["checkpoint", &pid, "-o", &image, "--stop"]) {
+            if n % 2 == 1 {
+                // Left running, and the image only read: by the time of a restart its files would be those of later.
+                let live = self.file(&format!("{n}.live.ghost"));
+                let done = self.ghost(0, &["checkpoint", &pid, "-o", &live]);
+                if let Err(e) = done.and_then(|_| self.ghost(0, &["verify", &live])) {
                     if over(&mut child) {
                         break;
                     }
                     return Err(e);
                 }
-                let snap = self.dir.join(format!("snap{n}"));
-                copy(&self.work(), &snap)?;
-                for p in self.left() {
-                    if let Some(p) = rustix::process::Pid::from_raw(p as i32) {
-                        let _ = rustix::process::kill_process(p, rustix::process::Signal::CONT);
-                    }
-                }
-                taken.push((image, snap));
-            } else {
-                if let Err(e) = self.ghost(0, &["checkpoint", &pid, "-o", &image]) {
-                    if over(&mut child) {
-                        break;
-                    }
-                    return Err(e);
-                }
-                self.ghost(0, &["verify", &image])?;
+                let _ = fs::remove_file(live);
             }
+            // Left stopped for as long as its files are copied: the copy is of that very instant.
+            if let Err(e) = self.ghost(0, &["checkpoint", &pid, "-o", &image, "--stop"]) {
+                if over(&mut child) {
+                    break;
+                }
+                return Err(e);
+            }
+            let snap = self.dir.join(format!("snap{n}"));
+            copy(&self.work(), &snap)?;
+            for p in self.left() {
+                if let Some(p) = rustix::process::Pid::from_raw(p as i32) {
+                    let _ = rustix::process::kill_process(p, rustix::process::Signal::CONT);
+                }
+            }
+            taken.push((image, snap));
         }
         if taken.is_empty() {
             return Err("the program was over before the first checkpoint".into());

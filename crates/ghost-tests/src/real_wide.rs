@@ -20,19 +20,12 @@ macro_rules! stressors {
 
 /// The stressors, one by one.
 pub const STRESSORS: &[Program] = &stressors! {
-    "fork" "pipe" "pipeherd" "sem" "sem-sysv" "mmap" "mmapfork" "mmapaddr" "timer" "sigq" "eventfd" "futex" "switch" "pthread" "clone" "vm-splice" "sigfd" "sigsegv" "signal" "sigpending" "poll" "fault" "brk" "bigheap" "stack" "mremap" "malloc" "memfd" "shm" "shm-sysv" "mq" "msg" "timerfd" "itimer" "alarm" "nanosleep" "zombie" "vfork" "wait" "kill" "sock" "sockpair" "sockfd" "udp" "fifo" "flock" "fcntl" "lockf" "locka" "lease" "inotify" "dentry" "dir" "seek" "hdd" "link" "rename" "symlink" "fallocate" "dup" "open" "close" "pidfd" "mlock" "madvise" "mprotect" "msync" "matrix" "qsort" "tsearch" "memcpy" "crypt" "zlib" "tree" "membarrier" "rseq" "schedpolicy" "prctl" "exec" "aio" "iomix" "splice" "tee" "vm-rw" "userfaultfd" "seccomp" "sigabrt" "sigchld" "sigio" "sigrt" "sigsuspend" "tlb-shootdown" "spawn" "nice" "personality" "landlock" "pty" "io-uring" "daemon" "context" "copy-file" "mutex" "procfs" "yield" "zero" "null" "remap" "peterson" "epoll" "sockabuse" "session" "resources" "bad-altstack" "vm-addr" "mcontend" "memhotplug" "shellsort" "numa" "opcode" "branch" "jpeg" "hash" "stackmmap" "rmap" "secretmem" "usersyscall" "prefetch" "getrandom" "cyclic" "sleep" "readahead" "utime" "xattr" "chroot" "env" "msyncmany" "dnotify" "fanotify" "handle" "revio" "sendfile" "ring-pipe" "io" "fpunch" "skiplist" "judy" "bsearch" "list" "lsearch" "heapsort" "mergesort" "radixsort" "str" "wcs" "rotate" "sparsematrix" "vecmath" "vecwide" "x86cpuid" "tsc" "set"
+    "fork" "pipe" "pipeherd" "sem" "sem-sysv" "mmap" "mmapfork" "mmapaddr" "timer" "sigq" "eventfd" "futex" "switch" "pthread" "clone" "vm-splice" "sigfd" "sigsegv" "signal" "sigpending" "poll" "fault" "brk" "bigheap" "stack" "mremap" "malloc" "memfd" "shm" "shm-sysv" "mq" "msg" "timerfd" "itimer" "alarm" "nanosleep" "zombie" "vfork" "wait" "kill" "sock" "sockpair" "sockfd" "udp" "fifo" "flock" "fcntl" "lockf" "locka" "lease" "inotify" "dentry" "dir" "seek" "hdd" "link" "rename" "symlink" "fallocate" "dup" "open" "close" "pidfd" "mlock" "madvise" "mprotect" "msync" "matrix" "qsort" "tsearch" "memcpy" "crypt" "zlib" "tree" "membarrier" "rseq" "schedpolicy" "prctl" "exec" "aio" "iomix" "splice" "tee" "vm-rw" "userfaultfd" "seccomp" "sigabrt" "sigchld" "sigio" "sigrt" "sigsuspend" "tlb-shootdown" "spawn" "nice" "personality" "landlock" "pty" "io-uring" "daemon" "context" "copy-file" "mutex" "procfs" "yield" "zero" "null" "remap" "peterson" "epoll" "sockabuse" "session" "bad-altstack" "vm-addr" "mcontend" "memhotplug" "shellsort" "numa" "opcode" "branch" "jpeg" "hash" "stackmmap" "rmap" "secretmem" "usersyscall" "prefetch" "getrandom" "cyclic" "sleep" "readahead" "utime" "xattr" "chroot" "env" "msyncmany" "dnotify" "fanotify" "handle" "revio" "sendfile" "ring-pipe" "io" "fpunch" "skiplist" "judy" "bsearch" "list" "lsearch" "heapsort" "mergesort" "radixsort" "str" "wcs" "rotate" "sparsematrix" "vecmath" "vecwide" "x86cpuid" "tsc" "set"
 };
 
 /// All of them.
 pub const ALL: &[Program] = &[
     Program { name: "asyncio", needs: &["python3"], files: &[source!("async.py")], run: &["python3", "async.py"], ..PLAIN },
-    Program {
-        name: "multiprocessing",
-        needs: &["python3"],
-        files: &[source!("multi.py")],
-        run: &["python3", "multi.py"],
-        ..PLAIN
-    },
     Program { name: "numpy", needs: &["python3"], files: &[source!("blas.py")], run: &["python3", "blas.py"], ..PLAIN },
     Program {
         name: "ruby",
@@ -68,7 +61,6 @@ pub const ALL: &[Program] = &[
         run: &["./prog"],
         ..PLAIN
     },
-    Program { name: "bash", needs: &["bash", "bc"], files: &[source!("jobs.sh")], run: &["bash", "jobs.sh"], ..PLAIN },
     Program {
         name: "busybox",
         needs: &["busybox"],
@@ -183,21 +175,6 @@ pub const ALL: &[Program] = &[
         ..PLAIN
     },
     Program {
-        name: "nginx",
-        needs: &["nginx", "curl"],
-        prepare: "mkdir www; seq 50000 > www/numbers; printf '%s' 'daemon off; user root; worker_processes 2; pid nginx.pid; error_log error.log; \
-            events { } http { access_log access.log; client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; \
-            uwsgi_temp_path t4; scgi_temp_path t5; proxy_cache_path cache keys_zone=zone:1m; limit_req_zone $binary_remote_addr zone=lim:1m rate=1000r/s; \
-            server { listen unix:sock; listen 127.0.0.1:8125; root www; location /p { limit_req zone=lim burst=100; \
-            proxy_cache zone; proxy_cache_valid 200 1h; proxy_pass http://127.0.0.1:8125/numbers; } } }' > nginx.conf",
-        run: &["nginx", "-p", ".", "-c", "nginx.conf"],
-        after_start: "until curl -sf --unix-socket sock http://x/numbers > /dev/null; do sleep 0.01; done; curl -sf http://127.0.0.1:8125/p > /dev/null",
-        finish: "for i in 1 2 3 4; do curl -sf --unix-socket sock http://x/numbers; curl -sf http://127.0.0.1:8125/p; done | cksum > answer; kill -QUIT $(cat nginx.pid)",
-        outputs: &["answer"],
-        own_net: true,
-        ..PLAIN
-    },
-    Program {
         name: "memcached",
         needs: &["memcached", "socat"],
         prepare: "i=0; while [ $i -lt 3000 ]; do printf 'set k%d 0 0 5\\r\\n%05d\\r\\n' $i $i; i=$((i + 1)); done > sets; printf 'quit\\r\\n' >> sets; \
@@ -290,20 +267,6 @@ pub const ALL: &[Program] = &[
         ..PLAIN
     },
     Program {
-        name: "tmux",
-        needs: &["tmux", "bash", "vim"],
-        run: &["env", "-u", "TMUX", "TERM=xterm", "PS1=> ", "tmux", "-S", "sock", "-f", "/dev/null", "-D"],
-        after_start: "export TERM=xterm; t() { tmux -N -S sock \"$@\"; }
-            until t new-session -d -s one -x 80 -y 24 'bash --norc' 2> /dev/null; do sleep 0.01; done
-            t send-keys 'x=41; sleep 1000 &' Enter; t split-window -h 'vim -u NONE -n text'; t send-keys -l iline; t send-keys Enter -l second
-            until t capture-pane -p | grep -q second; do sleep 0.02; done; t new-window 'cat > typed'; t send-keys begun Enter; sleep 0.2",
-        finish: "export TERM=xterm; t() { tmux -N -S sock \"$@\"; }; t send-keys Enter C-d; t send-keys -t one:0.1 -l third; t send-keys -t one:0.1 Escape :wq Enter
-            t send-keys -t one:0.0 'echo $((x + 1)) > answer; jobs -r | wc -l >> answer; stty size >> answer; tty | cut -c1-9 >> answer; kill %1; exit' Enter
-            until [ -s text ] && [ \"$(wc -l < answer 2> /dev/null)\" = 4 ] && [ -s typed ]; do sleep 0.02; done; t kill-server 2> /dev/null || true",
-        outputs: &["answer", "text", "typed"],
-        ..PLAIN
-    },
-    Program {
         name: "screen",
         needs: &["screen", "bash"],
         run: &["sh", "-c", "mkdir -m 700 s; TERM=xterm SCREENDIR=$PWD/s exec screen -D -m -S one -c /dev/null bash --norc"],
@@ -316,15 +279,13 @@ pub const ALL: &[Program] = &[
         ..PLAIN
     },
     Program {
-        name: "script",
-        needs: &["script", "bash"],
-        run: &["script", "-q", "-e", "-c", "for i in $(seq 100); do echo $i; sleep 0.01; done", "typescript"],
-        ..PLAIN
-    },
-    Program {
-        name: "unshare",
-        needs: &["unshare"],
-        run: &["unshare", "-pmuf", "--mount-proc", "sh", "-c", "for i in $(seq 100); do echo $i; sleep 0.01; done"],
+        name: "pty",
+        needs: &["python3", "bash"],
+        run: &[
+            "python3",
+            "-c",
+            "import pty; pty.spawn(['bash', '-c', 'for i in $(seq 100); do echo $i; sleep 0.01; done; tty | cut -c1-9; stty size'])",
+        ],
         ..PLAIN
     },
 ];

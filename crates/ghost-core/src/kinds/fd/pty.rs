@@ -34,9 +34,17 @@ const MOST: usize = 4096;
 /// `ICANON` of `c_lflag`, the fourth word of the settings.
 const ICANON: u8 = 2;
 
-/// The masters of a tree: file system and number of each, with the one that has it.
+/// The masters of a tree: number and file system of each, in order.
 #[derive(Debug, Default)]
-pub struct Inside(Vec<(u64, u32)>);
+pub struct Inside(Vec<(u32, u64)>);
+
+impl Inside {
+    /// Those with this number; more than one where the tree uses several file systems.
+    fn with_number(&self, index: u32) -> &[(u32, u64)] {
+        let from = self.0.partition_point(|p| p.0 < index);
+        &self.0[from..from + self.0[from..].partition_point(|p| p.0 == index)]
+    }
+}
 
 /// What the processes of an import have of a pseudo-terminal.
 #[derive(Debug)]
@@ -52,8 +60,8 @@ pub type Ptys = HashMap<u32, Pair>;
 fn inside(view: &TreeView) -> &Inside {
     view.ptys.get_or_init(|| {
         let masters = view.processes.iter().flat_map(|p| &p.fds).filter(|fd| class::of(fd) == Class::Master);
-        let mut pairs: Vec<(u64, u32)> =
-            masters.filter_map(|fd| Some((devpts(fd)?, tty::pty_number(fd.ours.as_fd()).ok()?))).collect();
+        let mut pairs: Vec<(u32, u64)> =
+            masters.filter_map(|fd| Some((tty::pty_number(fd.ours.as_fd()).ok()?, devpts(fd)?))).collect();
         pairs.sort_unstable();
         pairs.dedup();
         Inside(pairs)
@@ -73,14 +81,14 @@ fn devpts(fd: &FdView) -> Option<u64> {
 /// The number of this terminal, if its master is in the tree.
 pub fn pair(view: &TreeView, fd: &FdView) -> Option<u32> {
     let (major, index) = (rustix::fs::major(fd.stat.st_rdev), rustix::fs::minor(fd.stat.st_rdev));
-    (major == SLAVE && inside(view).0.binary_search(&(fd.stat.st_dev, index)).is_ok()).then_some(index)
+    (major == SLAVE && inside(view).0.binary_search(&(index, fd.stat.st_dev)).is_ok()).then_some(index)
 }
 
 /// Whether a terminal is one of the tree, also by the name `/dev/tty`.
 fn is_inside(view: &TreeView, fd: &FdView) -> bool {
     let by_rule = || {
         let device = tty::device(fd.ours.as_fd()).unwrap_or(0);
-        rustix::fs::major(device) == SLAVE && inside(view).0.iter().any(|p| p.1 == rustix::fs::minor(device))
+        rustix::fs::major(device) == SLAVE && !inside(view).with_number(rustix::fs::minor(device)).is_empty()
     };
     pair(view, fd).is_some() || (rustix::fs::major(fd.stat.st_rdev) == 5 && by_rule())
 }
@@ -112,7 +120,7 @@ pub fn check_master(view: &TreeView, fd: &FdView) -> Option<Refusal> {
             "run ghost in the mount namespace of the process",
         ));
     };
-    if inside(view).0.iter().filter(|p| p.1 == index).count() > 1 {
+    if inside(view).with_number(index).len() > 1 {
         return Some(refuse(
             format!("pseudo-terminal {index} is there twice, in two file systems of them"),
             "checkpoint what runs in the container apart from what runs outside",

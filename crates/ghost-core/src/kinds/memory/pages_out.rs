@@ -58,7 +58,9 @@ pub fn write<W: Write + Send>(
         done.map(|()| (worker.read, worker.written))
     };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+        // Where the host has no room for more threads, this one does all.
+        let others: Vec<_> =
+            (1..workers).map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
         let own = work();
         let joined = others.into_iter().map(|o| o.join().expect("a page writer does not panic"));
         std::iter::once(own).chain(joined).try_fold((0, 0), |sum, one| one.map(|one| (sum.0 + one.0, sum.1 + one.1)))

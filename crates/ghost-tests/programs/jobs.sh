@@ -1,5 +1,4 @@
-# Job control, a coprocess, here documents, process substitution, traps, background children waited for.
-set -m
+# A coprocess, here documents, process substitution, traps, background children waited for.
 coproc bc -l
 trap 'echo usr1' USR1
 x=7
