@@ -218,7 +218,7 @@ pub struct Duplicate {
     /// The process; everything below it goes with it.
     pub pid: i32,
     /// How many more.
-    #[arg(short = 'n', long, default_value_t = 1)]
+    #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub copies: usize,
 }
 

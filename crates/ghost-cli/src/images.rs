@@ -5,6 +5,7 @@ use crate::fail::Fail;
 use crate::{places, say};
 use ghost::image::{ImageReader, Section, Tag, record as rec};
 use ghost::resource::open_import_auto;
+use std::io::Read as _;
 use std::process::ExitCode;
 
 fn bad(url: &str, e: &ghost::image::Error) -> Fail {
@@ -63,9 +64,10 @@ pub fn inspect(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
     crate::answer!("  holds    {} processes, {threads} threads, {files} open file descriptions", processes.len())?;
     crate::answer!("  memory   {} in pages with data, {} pages of zeros", say::size(data * 4096), zero)?;
     for p in &processes {
-        let comm = p.threads.first().map_or("(zombie)", |t| t.comm.as_str());
+        let comm = ghost::printable(p.threads.first().map_or("(zombie)", |t| t.comm.as_str()));
         let exe = mms.iter().find(|m| m.id == p.mm_id).and_then(|m| m.exe.as_ref());
         let exe = exe.map(|e| String::from_utf8_lossy(&e.path).into_owned()).unwrap_or_default();
+        let exe = ghost::printable(&exe);
         crate::answer!("  pid {:>7}  parent {:>7}  threads {:>4}  {comm}  {exe}", p.pid, p.ppid, p.threads.len())?;
     }
     for n in &host.notes {
@@ -110,9 +112,19 @@ pub fn list(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One ghost less.
+/// One ghost less. A damaged one may go, a file that never was one stays.
 pub fn remove(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
-    let resource = places::source(cli, url)?;
+    let mut resource = places::source(cli, url)?;
+    let label = resource.describe();
+    if label.starts_with("disk:") && !label.ends_with(".ghost") {
+        let mut first = Vec::new();
+        let read = resource.open_import()?.take(8).read_to_end(&mut first);
+        read.map_err(|e| Fail::Words(format!("{label} cannot be read: {e}")))?;
+        if first != ghost::image::MAGIC && !ghost::resource::layer::is_layer(&first) {
+            let words = format!("{url} is no ghost\n  try:   rm, if it is to go\n  state: nothing was touched");
+            return Err(Fail::Words(words));
+        }
+    }
     let Some(store) = resource.store() else { return Err(no_store(url)) };
     store.remove()?;
     if !cli.quiet && !cli.json {

@@ -98,6 +98,18 @@ pub fn ready(pid: i32) -> Result<(), Fail> {
     told.map_err(words("telling the pid"))
 }
 
+/// Lets go of what the caller gave us: whoever reads its output to the end must not wait for the end of the program.
+pub fn let_go() -> Result<(), Fail> {
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(words("opening /dev/null"))?;
+    let all = rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&null));
+    all.map_err(|e| words("letting go of the caller's descriptors")(e.into()))?;
+    // The end of a session of the caller's must not be the end of the program.
+    let _ = rustix::process::setsid();
+    Ok(())
+}
+
 /// What a pid 1 is for: takes those that nobody else waits for.
 pub fn reap_others(root: rustix::process::Pid) {
     use rustix::process::{WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};

@@ -38,8 +38,8 @@ fn compression(how: &str) -> Result<Layer, Fail> {
         ("lz4", "") => Ok(Layer::Lz4),
         ("zstd", "") => Ok(Layer::Zstd { level: 1 }),
         ("zstd", level) => match level.parse() {
-            Ok(level) => Ok(Layer::Zstd { level }),
-            Err(_) => Err(Fail::Usage(format!("zstd level {level} is not a number"))),
+            Ok(level @ 1..=22) => Ok(Layer::Zstd { level }),
+            _ => Err(Fail::Usage(format!("zstd has the levels 1 to 22, not {level}"))),
         },
         _ => Err(Fail::Usage(format!("compression {how} is not known: zstd, zstd:LEVEL, lz4"))),
     }

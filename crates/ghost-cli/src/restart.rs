@@ -41,7 +41,8 @@ pub fn run(cli: &Cli, args: &Restart) -> Result<ExitCode, Fail> {
 pub fn announce(cli: &Cli, making: &Making, restored: &Restored) -> Result<(), Fail> {
     say::report(cli, &restored.report);
     if nsinit::inside() {
-        return nsinit::ready(restored.root);
+        let told = nsinit::ready(restored.root);
+        return if making.detach { told.and_then(|()| nsinit::let_go()) } else { told };
     }
     tell(cli, making, restored.root, Some(&restored.report))
 }
@@ -68,6 +69,17 @@ pub fn tell(cli: &Cli, making: &Making, root: i32, report: Option<&Report>) -> R
 
 /// The options that restart and receive share.
 pub fn options(making: &Making) -> Result<ImportOptions, Fail> {
+    if let Some(path) = &making.pidfile {
+        let is_new = !path.exists();
+        let tried = std::fs::File::options().append(true).create(true).open(path);
+        tried.map_err(|e| {
+            let path = path.display();
+            Fail::Words(format!("the pidfile {path} cannot be written: {e}\n  state: nothing was touched"))
+        })?;
+        if is_new {
+            let _ = std::fs::remove_file(path);
+        }
+    }
     let mut map_files = Vec::new();
     for text in &making.map_file {
         let Some((old, new)) = text.split_once('=') else {

@@ -64,7 +64,8 @@ pub fn report(cli: &Cli, report: &Report) {
 /// A note in words; not every one is about one process.
 pub fn note_text(note: &ghost::image::record::Note) -> String {
     let pid = if note.pid == 0 { String::new() } else { format!("pid {}, ", note.pid) };
-    format!("{pid}{}: {}", note.subject, note.text)
+    let (subject, text) = (ghost::printable(&note.subject), ghost::printable(&note.text));
+    format!("{pid}{subject}: {text}")
 }
 
 /// The same as a JSON object.

@@ -178,7 +178,8 @@ impl Blocker {
 
 impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pid {} ({}), {}: {}: {}", self.pid, self.comm, self.subject, self.kind, self.why)?;
+        let (comm, subject, why) = (printable(&self.comm), printable(&self.subject), printable(&self.why));
+        write!(f, "pid {} ({comm}), {subject}: {}: {why}", self.pid, self.kind)?;
         if self.advice.is_empty() { Ok(()) } else { write!(f, "\n      try: {}", self.advice) }
     }
 }
@@ -235,15 +236,24 @@ impl fmt::Display for Error {
                     write!(f, "{process}, ")?;
                 }
                 if !what.subject.is_empty() {
-                    write!(f, "{}, ", what.subject)?;
+                    write!(f, "{}, ", printable(&what.subject))?;
                 }
-                write!(f, "{}\n  why:   {}", what.step, chain(&what.cause))?;
+                write!(f, "{}\n  why:   {}", printable(&what.step), chain(&what.cause))?;
                 if let Some(a) = &what.advice {
                     write!(f, "\n  try:   {a}")?;
                 }
                 write!(f, "\n  state: {aftermath}")
             }
         }
+    }
+}
+
+/// Text of somebody else's making, such as the name of a process, without what would drive a terminal or look like a line of ours.
+pub fn printable(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains(char::is_control) {
+        text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    } else {
+        text.into()
     }
 }
 

@@ -196,7 +196,9 @@ const IN_FLIGHT: usize = 64;
 
 /// An error from inside a process under construction.
 pub fn remote(pid: Pid, e: RemoteError) -> KindError {
-    KindError::new("building the process", e).on(pid, "")
+    let no_room = tree::taken::errno_of(&e) == Some(ghost_sys::Errno(libc::ENOMEM));
+    let error = KindError::new("building the process", e).on(pid, "");
+    if no_room { error.advise("it has no room for a mapping: raise vm.max_map_count (sysctl)") } else { error }
 }
 
 /// A tree that is built and waits for its first instruction. Dropping it undoes everything.

@@ -13,13 +13,14 @@ use crate::error::{Blocker, Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
 use crate::kinds::memory::ask;
 use crate::kinds::thread::encode;
+use crate::kinds::tree::taken::errno_of;
 use crate::kinds::{keyring, landlock, semaphore};
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::proc::{self, PosixTimer};
 use ghost_sys::ptrace::{self, RseqArea, Stopped};
-use ghost_sys::remote::{Arg, Batch, DataRef, Memory, Outcome, Puppet, Slot, aborts};
-use ghost_sys::{Pid, nr};
+use ghost_sys::remote::{Arg, Batch, DataRef, Memory, Outcome, Puppet, RemoteError, Slot, aborts};
+use ghost_sys::{Errno, Pid, nr};
 use std::collections::HashMap;
 
 /// Signals there are.
@@ -217,7 +218,7 @@ fn ask_process(
     let work: Vec<(&Stopped, &Batch)> =
         visits.iter().enumerate().map(|(i, (_, stopped))| (*stopped, if i == 0 { &first } else { &batch })).collect();
     for (i, (outcome, (nth, stopped))) in puppet.run_each(&work).into_iter().zip(&visits).enumerate() {
-        let outcome = outcome.step_on(pid, || format!("tid {}", stopped.tid()), "asking it")?;
+        let outcome = outcome.map_err(|e| unasked(e).on(pid, format!("tid {}", stopped.tid())))?;
         if i == 0 {
             of_process.read(&outcome, &timers, living_children, &mut answers);
             answers.memory = of_memory.read(&outcome);
@@ -238,6 +239,17 @@ fn ask_process(
     answers.blockers.extend(landlock::check(process, &answers.threads, &visits, &mut puppet, witnesses)?);
     puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;
     Ok(answers)
+}
+
+/// What an inquiry ended with. One that finds no room for its few pages can't be helped by ghost: it must not raise a limit that
+/// would stay raised if it were killed.
+fn unasked(e: RemoteError) -> KindError {
+    if !matches!(errno_of(&e), Some(Errno(libc::ENOMEM | libc::EAGAIN))) {
+        return KindError::new("asking it", e);
+    }
+    let why = "it can map no more memory, and to answer it needs a few pages: RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK (with mlockall) or vm.max_map_count is used up";
+    KindError::refusal("asking it", why)
+        .advise("raise the limit (`prlimit --pid PID --as=…`, `sysctl vm.max_map_count=…`) and try again")
 }
 
 /// Whether calls made inside a thread would be judged by its seccomp filters, which may end it.

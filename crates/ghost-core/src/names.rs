@@ -63,11 +63,11 @@ impl Names {
 
     /// These processes are about to be let go. Should ghost die before [`Names::keep`] they end, and the names with them: all or nothing.
     ///
-    /// A single process without names needs nobody for that.
-    pub fn let_go(&mut self, processes: &[OwnedFd]) -> ghost_sys::Result<()> {
+    /// A single process without names that goes in one step needs nobody for that.
+    pub fn let_go(&mut self, processes: &[OwnedFd], in_steps: bool) -> ghost_sys::Result<()> {
         self.undertaker = match self.undertaker.take() {
             Some(u) => Some(u.succeeded(processes)?),
-            None if processes.len() > 1 => Some(Undertaker::new(processes)?),
+            None if in_steps => Some(Undertaker::new(processes)?),
             None => None,
         };
         Ok(())

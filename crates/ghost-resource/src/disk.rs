@@ -77,10 +77,14 @@ impl Store for Disk {
     fn list(&self) -> Result<Vec<Entry>> {
         let (dir, only) = if self.path.is_dir() { (self.path.clone(), None) } else { (self.directory(), self.name()) };
         let wanted = |name: &str| only.map_or_else(|| is_image_name(name), |only| only == name);
-        list_directory(&self.label(), &dir, wanted, |name| {
+        let found = list_directory(&self.label(), &dir, wanted, |name| {
             let path = if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) };
             format!("disk:{}", path.display())
-        })
+        })?;
+        if only.is_some() && found.is_empty() {
+            return Err(Error::new("listing", self.label(), Cause::Missing));
+        }
+        Ok(found)
     }
     fn exists(&self) -> Result<bool> {
         self.place()?.exists()

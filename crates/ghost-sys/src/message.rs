@@ -179,6 +179,29 @@ pub fn queue(socket: BorrowedFd<'_>, room: usize, limit: usize) -> Result<Vec<Me
     Ok(all)
 }
 
+/// The first message that waits, if it has no bytes: where it was peeked at before, [`queue`] does not see it any more.
+///
+/// # Errors
+/// As [`receive`].
+pub fn empty_head(socket: BorrowedFd<'_>) -> Result<Option<Message>> {
+    let kind = get_i32(socket, libc::SOL_SOCKET, libc::SO_TYPE)?;
+    if kind == libc::SOCK_STREAM {
+        return Ok(None);
+    }
+    let before = get_i32(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF)?;
+    set_i32(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1)?;
+    let _restore = PeekOffset(socket, before);
+    match receive(socket, 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
+        Err(Errno(libc::EAGAIN)) => Ok(None),
+        Ok(first) if first.data.is_empty() => {
+            let may_be_the_end = kind == libc::SOCK_SEQPACKET && first.fds.is_empty() && is_hung_up(socket);
+            Ok((!may_be_the_end).then_some(first))
+        }
+        Ok(_) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Whether the other end has shut its writing half.
 fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
@@ -272,6 +295,20 @@ mod tests {
             assert_eq!(&buf[..n], want);
         }
         assert!(queue(b.as_fd(), 100, 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_empty_head_is_seen_again_and_again() {
+        let (a, b) = UnixDatagram::pair().unwrap();
+        assert!(empty_head(b.as_fd()).unwrap().is_none());
+        send(a.as_fd(), b"", &[], &[a.as_fd()], None, 0).unwrap();
+        send(a.as_fd(), b"more", &[], &[], None, 0).unwrap();
+        for _ in 0..3 {
+            assert_eq!(empty_head(b.as_fd()).unwrap().unwrap().fds.len(), 1);
+            assert_eq!(datas(&queue(b.as_fd(), 10, 10).unwrap()), [b"more"]);
+        }
+        assert_eq!(b.recv(&mut [0; 4]).unwrap(), 0);
+        assert!(empty_head(b.as_fd()).unwrap().is_none());
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub mod migrate;
 pub mod protocol;
 
 pub use actions::{checkpoint, duplicate, restart};
-pub use ghost_core::error::{Action, Blocker, Cause, Error, KindError};
+pub use ghost_core::error::{Action, Blocker, Cause, Error, KindError, printable};
 pub use ghost_core::export::check;
 pub use ghost_core::failpoint;
 pub use ghost_core::import::Restored;

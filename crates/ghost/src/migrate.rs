@@ -42,6 +42,9 @@ fn wire(step: &str) -> impl FnOnce(io::Error) -> KindError + '_ {
 fn unexpected(step: &str, word: &Word) -> KindError {
     match word {
         Word::Refused(why) | Word::Failed(why) | Word::Abort(why) => KindError::conflict(step, format!("there: {why}")),
+        Word::Hello(_) => {
+            KindError::conflict(step, "the other side greets as a source does, too: is it a `ghost receive`?")
+        }
         other => KindError::conflict(step, format!("the other side said {other:?}")),
     }
 }

@@ -158,6 +158,7 @@ fn create(cx: &mut ImportCx<'_>, index: usize, timers: &[rec::PosixTimer]) -> Re
             batch.call(format!("timer_delete of timer {next} on the way"), nr::TIMER_DELETE, &[next.into()]);
             next += 1;
         }
+        let t = &of_the_living(cx.record(index), t);
         let event = batch.data(&event(t, cx.pid(t.thread)));
         let id = batch.data(&t.id.to_ne_bytes());
         let clock = clock(t.clock, |p| cx.pid(p));
@@ -178,6 +179,12 @@ fn create(cx: &mut ImportCx<'_>, index: usize, timers: &[rec::PosixTimer]) -> Re
         cx.building[index].batch.call("PR_TIMER_CREATE_RESTORE_IDS off", nr::PRCTL, &args);
     }
     Ok(())
+}
+
+/// The timer without its thread, if that has ended: its signals reach nobody, and the kernel makes no timer for it any more.
+fn of_the_living(record: &rec::Process, t: &rec::PosixTimer) -> rec::PosixTimer {
+    let lives = t.thread == 0 || record.threads.iter().any(|thread| thread.tid == t.thread);
+    if lives { *t } else { rec::PosixTimer { notify: libc::SIGEV_NONE as u32, thread: 0, ..*t } }
 }
 
 /// struct sigevent: value, signal, notify, tid.

@@ -7,7 +7,7 @@ pub(super) const BLOCK_BYTES: usize = 512 << 10;
 /// The largest block that a reader makes room for.
 const BLOCK_BYTES_MAX: u32 = 2 << 20;
 
-const MAGIC: &[u8; 8] = b"GHOSTLYR";
+pub(super) const MAGIC: &[u8; 8] = b"GHOSTLYR";
 const VERSION: u8 = 1;
 const STORED: u32 = 1 << 31;
 const ZEROS: u32 = 1 << 30;

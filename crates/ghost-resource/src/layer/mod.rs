@@ -133,6 +133,11 @@ impl Resource for Layered {
     }
 }
 
+/// Whether these first bytes of a stream are those of a layer.
+pub fn is_layer(first: &[u8]) -> bool {
+    first.starts_with(frame::MAGIC)
+}
+
 /// Opens a resource to be read, and undoes all layers that its first bytes tell of.
 pub fn open_import_auto(resource: &mut dyn Resource) -> Result<Box<dyn GhostRead>> {
     let label = resource.describe();

@@ -33,6 +33,9 @@ pub fn export_memfd(
     let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
     regular.memfd = true;
     regular.memfd_name = String::from_utf8_lossy(name).into_owned();
+    if regular.memfd_name.as_bytes() != name {
+        regular.memfd_name_bytes = name.to_vec();
+    }
     regular.seals = rustix::fs::fcntl_get_seals(ours).step("reading its seals")?.bits();
     if rustix::fs::fstatfs(ours).step("looking at its file system")?.f_type as i64 == HUGETLBFS_MAGIC {
         let shift = (stat.st_blksize as u64).trailing_zeros();
@@ -139,6 +142,9 @@ fn parent(path: &[u8]) -> &[u8] {
     }
 }
 
+/// Flags that tell another description of a memfd from the one that it was made with. With O_APPEND ghost could not fill it.
+const NOT_AS_MADE: u32 = OFlags::RWMODE.bits() | OFlags::PATH.bits() | OFlags::APPEND.bits() | OFlags::DIRECT.bits();
+
 /// Opens a description of an inode that is in the ghost; the first one makes the inode.
 pub fn import(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Result<OwnedFd, KindError> {
     let id = regular.content_id;
@@ -162,7 +168,15 @@ pub fn import(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Resu
             rustix::fs::ftruncate(&made, content.size).step("giving a nameless file its size")?;
             made
         };
+        // Who runs a memfd may hold it open for writing, but only as `memfd_create(2)` gave it: that one does not count as a writer.
+        let first = regular.memfd && flags & NOT_AS_MADE == OFlags::RDWR.bits();
+        let first = first.then(|| rustix::io::fcntl_dupfd_cloexec(&inode, 0));
         cx.contents.insert(id, inode);
+        if let Some(first) = first {
+            let first = first.step("opening a memfd")?;
+            regular::set_flags(first.as_fd(), flags)?;
+            return Ok(first);
+        }
     }
     regular::reopen(cx.contents[&id].as_fd(), flags).step("opening a nameless file")
 }
@@ -190,7 +204,9 @@ fn memfd(regular: &rec::Regular) -> Result<OwnedFd, KindError> {
         flags |= MemfdFlags::ALLOW_SEALING.bits();
     }
     let newer = if regular.seals & SEAL_EXEC == 0 { EXEC } else { NOEXEC_SEAL };
-    let make = |flags| rustix::fs::memfd_create(regular.memfd_name.as_str(), MemfdFlags::from_bits_retain(flags));
+    let text = regular.memfd_name.as_bytes();
+    let name = if regular.memfd_name_bytes.is_empty() { text } else { &regular.memfd_name_bytes };
+    let make = |flags| rustix::fs::memfd_create(name, MemfdFlags::from_bits_retain(flags));
     make(flags | newer).or_else(|_| make(flags)).step(format!("making memfd {}", regular.memfd_name))
 }
 

@@ -45,11 +45,15 @@ fn queue(fd: BorrowedFd<'_>) -> Result<Vec<message::Message>, KindError> {
     if state.contains(PollFlags::ERR) {
         return queue_before_error(fd);
     }
+    let head = message::empty_head(fd).step("looking at what lies in the socket")?;
     let mut room = 1 << 18;
     loop {
         match message::queue(fd, room, usize::MAX) {
             Err(Errno(90)) if room < ROOM => room *= 4, // EMSGSIZE: a longer one
-            other => return split(fd, other.step("looking at what lies in the socket")?),
+            other => {
+                let rest = other.step("looking at what lies in the socket")?;
+                return split(fd, head.into_iter().chain(rest).collect());
+            }
         }
     }
 }
@@ -248,7 +252,16 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView, socket: &mut rec::Socket) -> R
     if state == SocketState::Listening {
         return Ok(());
     }
-    for message in queue(ours)? {
+    let messages = queue(ours)?;
+    let (seen, there): (usize, usize) =
+        (messages.iter().map(|m| m.fds.len()).sum(), fd.info.scm_fds.unwrap_or(0) as usize);
+    if seen < there {
+        let hidden = there - seen;
+        let why = format!("{hidden} of {there} descriptors in it came with empty messages, which cannot be seen twice");
+        return Err(KindError::refusal("looking at what lies in the socket", why)
+            .advise("let the program receive them, and try again"));
+    }
+    for message in messages {
         let mut file_ids = Vec::with_capacity(message.fds.len());
         for flying in message.fds {
             file_ids.push(export_flying(cx, flying)?);

@@ -16,7 +16,7 @@ use crate::names::Names;
 use ghost_image::record as rec;
 use ghost_image::record::vma::Special;
 use ghost_sys::proc::{self, ProcDir};
-use ghost_sys::ptrace::{NT_PRSTATUS, Registers, Stopped};
+use ghost_sys::ptrace::{self, NT_PRSTATUS, Registers, Stopped, Waited};
 use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr, RemoteError, Stub};
 use ghost_sys::{Errno, Pid, nr, pidfd};
 use std::collections::HashMap;
@@ -295,13 +295,15 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Lets every thread go: all, or none is left. Processes that were stopped come first, children before parents.
 ///
 /// A process ends with ghost until the last of its threads is let go, which is the kernel's doing (PTRACE_O_EXITKILL). Where there are
-/// several, those that are let go first would live on, so an undertaker ends them if ghost dies before it is through
+/// several, or one in several steps, those that are let go first would live on, so an undertaker ends them if ghost dies before it is through
 /// ([`Names::let_go`]).
 pub fn go(model: &Model, building: Vec<Building>, names: &mut Names) -> Result<(), KindError> {
     let alive = building.iter().filter(|b| b.leader.is_some());
     let all: ghost_sys::Result<Vec<OwnedFd>> = alive.map(|b| pidfd::open(b.pid)).collect();
     let all = all.step("holding the new processes")?;
-    names.let_go(&all).step("making ready to let them go")?;
+    // A process that is let go to be stopped has its true signal mask only when it has stopped.
+    let in_steps = all.len() > 1 || model.processes.iter().any(|p| p.stopped || p.continue_report_pending);
+    names.let_go(&all, in_steps).step("making ready to let them go")?;
     let mut building: Vec<Option<Building>> = building.into_iter().map(Some).collect();
     let gone = release_all(model, &mut building);
     if gone.is_err() {
@@ -322,18 +324,26 @@ pub fn go(model: &Model, building: Vec<Building>, names: &mut Names) -> Result<(
 
 fn release_all(model: &Model, building: &mut [Option<Building>]) -> Result<(), KindError> {
     let index: HashMap<Pid, usize> = model.processes.iter().enumerate().map(|(i, p)| (p.pid, i)).collect();
+    for (i, (building, record)) in building.iter_mut().zip(&model.processes).enumerate() {
+        if let Some(building) = building.as_mut().filter(|_| record.leader_dead) {
+            end_leader_first(building, record, i == 0)?;
+        }
+    }
     for (i, record) in model.processes.iter().enumerate().rev() {
         if !record.stopped && !record.continue_report_pending {
             continue;
         }
-        let Some(stopping) = building[i].take_if(|b| b.leader.is_some()) else { continue };
+        let Some(stopping) = building[i].take_if(|b| b.leader.is_some() || !b.threads.is_empty()) else { continue };
         let pid = stopping.pid;
         // The signal waits for the process to go and stops it before its first instruction.
         failpoint::hit("go.stopping")?;
+        let on = |e: KindError| e.on(record.pid, "");
+        let masks = hold_back(&stopping, stop_signal(record)).step("stopping it as it was").map_err(on)?;
         signal(pid, stop_signal(record)).step_on(record.pid, String::new, "stopping it as it was")?;
         release(stopping, record.pid, i == 0)?;
         wait_until_stopped(pid, record)?;
         failpoint::hit("go.stopped")?;
+        unmask(&masks).step("stopping it as it was").map_err(on)?;
         if !record.stopped {
             signal(pid, libc::SIGCONT).step_on(record.pid, String::new, "continuing it as it was")?;
         }
@@ -355,6 +365,30 @@ fn release_all(model: &Model, building: &mut [Option<Building>]) -> Result<(), K
     Ok(())
 }
 
+/// Blocks every signal but those that stop: one that waits for the process would come before the stop, and it may be its end.
+/// Gives back the mask of each thread.
+fn hold_back(building: &Building, stop: i32) -> ghost_sys::Result<Vec<(Pid, u64)>> {
+    let threads = building.threads.iter().chain(&building.leader).map(|stub| &stub.thread);
+    threads
+        .map(|thread| {
+            let mask = thread.signal_mask()?;
+            thread.set_signal_mask(!(1 << (stop - 1)))?;
+            Ok((thread.tid(), mask))
+        })
+        .collect()
+}
+
+/// Gives the threads of a stopped process their masks back; they stay stopped (kernel `__ptrace_unlink`).
+fn unmask(masks: &[(Pid, u64)]) -> ghost_sys::Result<()> {
+    for &(tid, mask) in masks {
+        if let Waited::Stopped(thread, _) = ptrace::seize(tid, 0)?.stop()? {
+            thread.set_signal_mask(mask)?;
+            thread.detach()?;
+        }
+    }
+    Ok(())
+}
+
 /// How long the news of a stop may take to reach the parent.
 const NEWS_LIMIT: Duration = Duration::from_millis(100);
 
@@ -366,8 +400,7 @@ fn settle_parent(
     child: Pid,
     keeps_report: bool,
 ) -> ghost_sys::Result<()> {
-    let mut all = building.leader.iter().chain(&building.threads);
-    let Some(stub) = all.nth(usize::from(record.leader_dead)) else { return Ok(()) };
+    let Some(stub) = building.leader.iter().chain(&building.threads).next() else { return Ok(()) };
     let thread = &stub.thread;
     let action = record.actions.iter().find(|a| a.signal == libc::SIGCHLD as u32);
     let hears = action.is_none_or(|a| a.handler != 1 && a.flags & libc::SA_NOCLDSTOP as u64 == 0);
@@ -422,22 +455,34 @@ fn wait_until_stopped(pid: Pid, record: &rec::Process) -> Result<(), KindError> 
     }
 }
 
-fn release(building: Building, old: Pid, is_root: bool) -> Result<(), KindError> {
-    for stub in building.threads.into_iter().chain(building.leader) {
-        let tid = stub.thread.tid();
-        failpoint::hit("go.thread")?;
-        // Already in its trap, where it stays: its registers are set. Those of the tree that run already may have ended it: then
-        // it only remains to take note of its end, so that its parent gets to know.
-        let thread = match stub.into_thread() {
-            Ok(thread) => thread,
-            Err(RemoteError::Died(_)) => continue,
-            Err(e) => return Err(KindError::new("letting it go", e).on(old, format!("tid {tid}"))),
-        };
-        // The end of the root is ghost's own child's: it is waited for as such.
-        match if is_root { thread.detach() } else { thread.detach_or_end() } {
-            Ok(()) | Err(Errno(libc::ESRCH)) => {}
-            Err(e) => return Err(KindError::new("letting it go", e).on(old, format!("tid {tid}"))),
-        }
+/// A leader that had ended must have ended before its threads go on: they can see it.
+fn end_leader_first(building: &mut Building, record: &rec::Process, is_root: bool) -> Result<(), KindError> {
+    let Some(leader) = building.leader.take() else { return Ok(()) };
+    let_go(leader, record.pid, is_root)?;
+    let began = Instant::now();
+    while proc::state(building.pid, building.pid) != Some(b'Z') && began.elapsed() < STOP_LIMIT {
+        std::thread::sleep(Duration::from_micros(50));
     }
     Ok(())
+}
+
+fn release(building: Building, old: Pid, is_root: bool) -> Result<(), KindError> {
+    building.threads.into_iter().chain(building.leader).try_for_each(|stub| let_go(stub, old, is_root))
+}
+
+fn let_go(stub: Stub, old: Pid, is_root: bool) -> Result<(), KindError> {
+    let tid = stub.thread.tid();
+    failpoint::hit("go.thread")?;
+    // Already in its trap, where it stays: its registers are set. Those of the tree that run already may have ended it: then
+    // it only remains to take note of its end, so that its parent gets to know.
+    let thread = match stub.into_thread() {
+        Ok(thread) => thread,
+        Err(RemoteError::Died(_)) => return Ok(()),
+        Err(e) => return Err(KindError::new("letting it go", e).on(old, format!("tid {tid}"))),
+    };
+    // The end of the root is ghost's own child's: it is waited for as such.
+    match if is_root { thread.detach() } else { thread.detach_or_end() } {
+        Ok(()) | Err(Errno(libc::ESRCH)) => Ok(()),
+        Err(e) => Err(KindError::new("letting it go", e).on(old, format!("tid {tid}"))),
+    }
 }

@@ -13,6 +13,7 @@
 
 mod interrupted;
 mod launch;
+pub(crate) mod name;
 mod sched;
 
 use super::process::{self, cred, limits};
@@ -161,10 +162,10 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         }
         let mut threads = Vec::with_capacity(process.threads.len());
         for (thread, answers) in process.threads.iter().zip(&cx.answers.processes[index].threads) {
-            let comm = String::from_utf8_lossy(&thread.status.name).into_owned();
+            let comm = &thread.status.name;
             let Some(frozen) = frozen.get(&thread.tid) else {
                 // Only a leader stays behind when it ends before its threads.
-                threads.push(rec::Thread { tid: thread.tid, comm, ..rec::Thread::default() });
+                threads.push(name::named(rec::Thread { tid: thread.tid, ..rec::Thread::default() }, comm));
                 continue;
             };
             let stopped = &frozen.stopped;
@@ -176,7 +177,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
                 what,
                 "reading how it is scheduled",
             )?);
-            record.comm = comm;
+            record = name::named(record, comm);
             if thread.status.seccomp == 2 {
                 let programs = stopped.seccomp_filters().step_on(process.pid, what, "reading its seccomp filters")?;
                 record.seccomp_filter_ids = filters.ids(programs, &mut cx.model.seccomp_filters);
@@ -321,7 +322,9 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
                     notes.push(rec::Note { pid: record.pid, kind: "rlimit".into(), subject, text });
                 });
             }
-            if !(nth == 0 && record.leader_dead) {
+            if nth == 0 && record.leader_dead {
+                rename(&mut batch, thread);
+            } else {
                 let on = |e: KindError| e.on(record.pid, format!("tid {}", thread.tid));
                 attributes(&mut batch, cx, i, thread);
                 if let Some(wanted) = &thread.cred {
@@ -364,10 +367,14 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     Ok(())
 }
 
+fn rename(batch: &mut Batch, t: &rec::Thread) {
+    let name = batch.c_string(name::of(t));
+    batch.call("PR_SET_NAME", nr::PRCTL, &[PR_SET_NAME.into(), name.into()]);
+}
+
 /// Queues what needs no right that the program might not have.
 fn attributes(batch: &mut Batch, cx: &ImportCx<'_>, index: usize, t: &rec::Thread) {
-    let name = batch.c_string(t.comm.as_bytes());
-    batch.call("PR_SET_NAME", nr::PRCTL, &[PR_SET_NAME.into(), name.into()]);
+    rename(batch, t);
     batch.call("set_tid_address", nr::SET_TID_ADDRESS, &[t.clear_child_tid.into()]);
     if t.robust_list != 0 {
         let args = [t.robust_list.into(), t.robust_list_len.into()];

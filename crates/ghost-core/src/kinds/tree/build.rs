@@ -6,6 +6,7 @@ use super::terminal;
 use super::{BUILDING_MASK, CLONE_FILES, CLONE_FS, CLONE_PARENT, CLONE_SIGHAND, CLONE_VM};
 use crate::error::{Context, KindError};
 use crate::import::{Building, ImportCx, remote};
+use crate::kinds::thread::name;
 use crate::options::Pids;
 use ghost_image::record as rec;
 use ghost_sys::ptrace::{Stop, Waited};
@@ -462,7 +463,8 @@ impl Builder<'_, '_> {
             let Some(zombie) = &record.zombie else { continue };
             let stub = self.stubs[i].take().expect("all are born");
             if let Some(thread) = record.threads.first() {
-                rename(stub, record.pid, &thread.comm).and_then(|stub| end_with(stub, record.pid, zombie.status))?;
+                rename(stub, record.pid, name::of(thread))
+                    .and_then(|stub| end_with(stub, record.pid, zombie.status))?;
             } else {
                 end_with(stub, record.pid, zombie.status)?;
             }
@@ -521,10 +523,10 @@ fn make(
     stub.run(&batch).map(|_: Outcome| ()).map_err(|e| remote(old, e))
 }
 
-fn rename(mut stub: Stub, old: Pid, comm: &str) -> Result<Stub, KindError> {
+fn rename(mut stub: Stub, old: Pid, comm: &[u8]) -> Result<Stub, KindError> {
     const PR_SET_NAME: i32 = 15;
     let mut batch = Batch::new();
-    let name = batch.c_string(comm.as_bytes());
+    let name = batch.c_string(comm);
     batch.call("PR_SET_NAME", nr::PRCTL, &[PR_SET_NAME.into(), name.into()]);
     stub.run(&batch).map_err(|e| remote(old, e))?;
     Ok(stub)

@@ -181,7 +181,8 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         };
         if process.is_zombie() {
             record.zombie = Some(rec::Zombie { status: stat.exit_code as u32 });
-            record.threads = vec![rec::Thread { tid: process.pid, comm: process.comm(), ..rec::Thread::default() }];
+            let thread = rec::Thread { tid: process.pid, ..rec::Thread::default() };
+            record.threads = vec![crate::kinds::thread::name::named(thread, &process.stat.comm)];
         } else {
             record.mm_id = mm[index];
             record.fd_table_id = files[index];

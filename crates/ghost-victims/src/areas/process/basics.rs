@@ -110,6 +110,15 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.wait();
         v.eq("PR_GET_THP_DISABLE", 1, call!(prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0)));
     }),
+    victim("memory-merge", |v| {
+        const PR_SET_MEMORY_MERGE: i32 = 67;
+        const PR_GET_MEMORY_MERGE: i32 = 68;
+        if call!(prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0)) == -1 {
+            v.skip("PR_SET_MEMORY_MERGE needs Linux 6.4 with KSM");
+        }
+        v.wait();
+        v.eq("PR_GET_MEMORY_MERGE", 1, call!(prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0)));
+    }),
     victim("mdwe", |v| {
         const PR_SET_MDWE: i32 = 65;
         const PR_GET_MDWE: i32 = 66;

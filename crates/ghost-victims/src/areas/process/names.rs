@@ -1,6 +1,6 @@
 //! Under what names a process runs: comm, command line, environment, auxiliary vector, executable.
 use crate::sys::c;
-use crate::{Ctx, Victim, must, proc, victim};
+use crate::{Ctx, Victim, call, must, proc, victim};
 
 pub(super) const VICTIMS: &[Victim] = &[
     victim("comm", |v| {
@@ -10,6 +10,15 @@ pub(super) const VICTIMS: &[Victim] = &[
         must!(prctl(libc::PR_GET_NAME, name.as_mut_ptr()));
         v.eq("PR_GET_NAME", &b"a) b\\n (c\0"[..], &name[..10]);
         v.eq("comm", "a) b\\n (c", proc::read("/proc/self/comm").trim_end());
+    }),
+    victim("comm-no-text", |v| {
+        // Fifteen bytes of any sort: no UTF-8, control characters.
+        let name = c"\xff\xfe\x01 ) ( \x7f\n\xc3";
+        must!(prctl(libc::PR_SET_NAME, name.as_ptr()));
+        v.wait();
+        let mut now = [0u8; 16];
+        must!(prctl(libc::PR_GET_NAME, now.as_mut_ptr()));
+        v.eq("PR_GET_NAME", name.to_bytes_with_nul(), &now[..name.count_bytes() + 1]);
     }),
     victim("cmdline", |v| {
         v.need("it is not empty", proc::read("/proc/self/cmdline").contains("process/cmdline"));
@@ -73,6 +82,28 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.need("it is deleted", proc::link("/proc/self/exe").ends_with(" (deleted)"));
         v.keep("size through the link", || std::fs::metadata("/proc/self/exe").map(|m| m.len()).ok());
         v.wait();
+    }),
+    victim("exe-memfd", |v| {
+        // Runs out of memory that it holds open for writing.
+        let code = std::fs::read("/bin/sleep").unwrap();
+        let memfd = must!(memfd_create(c"run".as_ptr(), 0));
+        v.need("its bytes", call!(write(memfd, code.as_ptr().cast(), code.len())) == code.len() as isize);
+        let child = must!(fork());
+        if child == 0 {
+            let words = [c"sleep".as_ptr(), c"1000".as_ptr(), std::ptr::null()];
+            let environment = [std::ptr::null()];
+            call!(fexecve(memfd, words.as_ptr(), environment.as_ptr()));
+            call!(_exit(1));
+        }
+        must!(close(memfd));
+        let exe = || proc::children().first().map(|pid| proc::link(&format!("/proc/{pid}/exe")));
+        v.until("it runs", || exe().is_some_and(|e| e == "/memfd:run (deleted)"));
+        v.keep("exe link", exe);
+        v.wait();
+        let child = proc::children().first().copied().unwrap_or(0);
+        v.eq("its state", "S", proc::state(child).as_str());
+        must!(kill(child, libc::SIGKILL));
+        must!(waitpid(child, std::ptr::null_mut(), 0));
     }),
     victim("exe-replaced", |v| {
         run_copy(v);

@@ -314,6 +314,23 @@ pub(super) const VICTIMS: &[Victim] = &[
         let rest = [got.data[8..].to_vec(), sock::recv_now(b, 100).map(|g| g.data).unwrap_or_default()].concat();
         same_bytes("after", b" plain", &rest)?;
     }),
+    row!("rights-in-empty-datagram", |s| {
+        // Nothing but a descriptor, and a message with bytes behind it.
+        let (a, b) = sock::pair(SOCK_DGRAM | libc::SOCK_NONBLOCK)?;
+        let (r, w) = fd::pipe(0)?;
+        fd::write_full(w, b"in a pipe")?;
+        sock::send(a, b"", &[r], None)?;
+        sock::send(a, b"bytes", &[r], None)?;
+        fd::close(r)?;
+        s.wait();
+        let first = sock::recv(b, 100, 0)?;
+        same("bytes of the first", 0, first.data.len())?;
+        same("descriptors of the first", 1, first.fds.len())?;
+        same_bytes("pipe", b"in a pipe", &fd::read(first.fds[0], 100)?)?;
+        let second = sock::recv(b, 100, 0)?;
+        same_bytes("the second", b"bytes", &second.data)?;
+        same("descriptors of the second", 1, second.fds.len())?;
+    }),
     row!("rights-in-flight-shared", |s| {
         // What is in flight is the description that is open too.
         let (a, b) = sock::pair(SOCK_DGRAM)?;

@@ -25,6 +25,19 @@ pub(super) const VICTIMS: &[Victim] = &[
     victim("boottime", |v| ticking(v, libc::CLOCK_BOOTTIME)),
     victim("tai", |v| ticking(v, libc::CLOCK_TAI)),
     victim("boottime-alarm", |v| ticking(v, libc::CLOCK_BOOTTIME_ALARM)),
+    victim("of-dead-thread", |v| {
+        // Its signals would go to a thread that has ended. It still counts down.
+        let made = std::thread::spawn(|| {
+            let tid = call!(gettid());
+            let id = create(libc::CLOCK_MONOTONIC, SIGEV_THREAD_ID, libc::SIGUSR1, 3, tid).unwrap();
+            set(id, 0, 600_000, 0);
+            id
+        });
+        let id = made.join().unwrap();
+        v.wait();
+        let (left, interval) = get(id);
+        v.check("what is left of it", left > 500_000 && left <= 600_000 && interval == 0);
+    }),
     victim("once", |v| {
         listen(libc::SIGUSR1);
         let begin = now_ns();

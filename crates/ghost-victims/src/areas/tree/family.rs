@@ -115,6 +115,22 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.eq("a second report of the same stop", 0, again);
         go_on(v);
     }),
+    flagged("stopped-with-signal-waiting", &[Flag::NoStop], |v| {
+        // A signal that would end it reached it after the stop: it acts when the process goes on, not before.
+        let child = must!(fork());
+        if child == 0 {
+            must!(kill(call!(getpid()), libc::SIGSTOP));
+            call!(_exit(0));
+        }
+        let mut status = 0;
+        must!(waitpid(child, &mut status, libc::WUNTRACED));
+        must!(kill(child, libc::SIGTERM));
+        v.wait();
+        go_on(v);
+        let child = proc::children().first().copied().unwrap_or(0);
+        must!(waitpid(child, &mut status, 0));
+        v.eq("the signal that ended it", libc::SIGTERM, libc::WTERMSIG(status));
+    }),
     flagged("stopped-threads", &[Flag::NoStop], |v| {
         // All threads of a stopped process stay stopped.
         v.spawn(|child| {

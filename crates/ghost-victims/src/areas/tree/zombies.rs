@@ -86,6 +86,9 @@ pub(super) const VICTIMS: &[Victim] = &[
                 Ctx::root(&dir).be_child(|c| {
                     let me = std::process::id();
                     c.until("the leader is a zombie", || proc::stat(me, 3) == "Z");
+                    c.keep("name of the leader", move || {
+                        proc::read(&format!("/proc/{}/task/{0}/comm", std::process::id()))
+                    });
                     c.wait();
                     c.eq("state of the leader", "Z", proc::stat(std::process::id(), 3).as_str());
                     c.check(
