@@ -6,6 +6,7 @@ use crate::{places, say};
 use ghost::image::{ImageReader, Section, Tag, record as rec};
 use ghost::resource::open_import_auto;
 use std::io::Read as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn bad(url: &str, e: &ghost::image::Error) -> Fail {
@@ -116,7 +117,7 @@ pub fn list(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
 pub fn remove(cli: &Cli, url: &str) -> Result<ExitCode, Fail> {
     let mut resource = places::source(cli, url)?;
     let label = resource.describe();
-    if label.starts_with("disk:") && !label.ends_with(".ghost") {
+    if label.starts_with("disk:") && Path::new(&label).extension().is_none_or(|e| e != "ghost") {
         let mut first = Vec::new();
         let read = resource.open_import()?.take(8).read_to_end(&mut first);
         read.map_err(|e| Fail::Words(format!("{label} cannot be read: {e}")))?;
