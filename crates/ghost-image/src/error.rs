@@ -103,6 +103,11 @@ impl Error {
         matches!(self, Error::Torn { .. })
     }
 
+    /// True if nothing was tried because an earlier write had failed already: that one's error tells why.
+    pub fn is_consequence(&self) -> bool {
+        matches!(self, Error::Unwritable { flaw: Flaw::Broken, .. })
+    }
+
     /// True if the ghost may be read by a newer version of this crate.
     pub fn is_unsupported(&self) -> bool {
         matches!(self, Error::Unsupported { .. })

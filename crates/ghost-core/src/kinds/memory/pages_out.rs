@@ -6,7 +6,7 @@
 //! so stand in another order than their addresses. Pages that hold only zeros carry no bytes.
 
 use super::pages::{OWNER_MM, PAGE};
-use crate::error::{Context, KindError};
+use crate::error::{Cause, Context, KindError};
 use crate::export::PageSource;
 use crate::options::Progress;
 use ghost_image::bounds::{MAX_DATA, MAX_SECTIONS};
@@ -61,9 +61,14 @@ pub fn write<W: Write + Send>(
         // Where the host has no room for more threads, this one does all.
         let others: Vec<_> =
             (1..workers).map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
-        let own = work();
-        let joined = others.into_iter().map(|o| o.join().expect("a page writer does not panic"));
-        std::iter::once(own).chain(joined).try_fold((0, 0), |sum, one| one.map(|one| (sum.0 + one.0, sum.1 + one.1)))
+        let mut results = vec![work()];
+        results.extend(others.into_iter().map(|o| o.join().expect("a page writer does not panic")));
+        // What was refused only because another's write had failed tells nothing.
+        let of_another = |r: &Result<_, KindError>| {
+            r.as_ref().is_err_and(|e| matches!(&e.cause, Cause::Image(e) if e.is_consequence()))
+        };
+        results.sort_by_key(of_another);
+        results.into_iter().try_fold((0, 0), |sum, one| one.map(|one| (sum.0 + one.0, sum.1 + one.1)))
     })
 }
 
