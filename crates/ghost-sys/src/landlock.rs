@@ -49,6 +49,10 @@ unsafe extern "C" fn child(data: *const u8) -> ! {
         // As the user it was, it may lack the right to set ids, but then it has them already.
         failed |= clone3::raw(libc::SYS_setresgid, gid, gid, gid, 0, 0);
         failed |= clone3::raw(libc::SYS_setresuid, uid, uid, uid, 0, 0);
+        // Without this its execve(2) would give root all capabilities again, more than who is to look may have. Where it fails, the
+        // user is another one, or has none to give.
+        let (option, bits) = (libc::PR_SET_SECUREBITS as u64, libc::SECBIT_NOROOT as u64);
+        clone3::raw(libc::SYS_prctl, option, bits, 0, 0, 0);
         let header = CAPABILITY_VERSION_3.as_ptr() as u64;
         failed |= clone3::raw(libc::SYS_capset, header, none.as_ptr() as u64, 0, 0, 0);
         if failed == 0 {
@@ -146,5 +150,11 @@ mod tests {
         assert_eq!(as_user(4322, false, look), 0, "another user may not look anyway");
         assert_eq!(as_user(0, true, look), 0);
         assert_eq!(as_user(0, false, look), 1);
+        let root = Witness::of(0, 0).unwrap();
+        // SAFETY: the child makes system calls only.
+        let as_other = || unsafe { libc::setegid(4321) == 0 && libc::seteuid(4321) == 0 };
+        let look = || as_other() && kcmp(root.pid(), root.pid(), Resource::Vm, 0, 0).is_ok();
+        assert_eq!(as_user(0, false, look), 1, "real ids decide");
+        assert_eq!(as_user(0, true, look), 0);
     }
 }
