@@ -135,6 +135,7 @@ mod tests {
             subject: subject.into(),
             why: "it is a ring".into(),
             advice: "close it".into(),
+            passes: false,
         };
         let e = ghost::Error::Refused {
             action: ghost::Action::Checkpoint,

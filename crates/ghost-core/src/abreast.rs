@@ -6,16 +6,21 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// More threads than that would only wait for each other in the kernel.
+/// More threads than that would only wait for each other in the kernel, and for memory.
 const THREADS: usize = 8;
 
 /// Processes of which each has some files of procfs to be read: from here on other threads are worth their start.
 pub const PROCESSES: usize = 8;
 
+/// How many threads there can be work for: CPUs that this thread may run on.
+pub fn threads() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize).clamp(1, THREADS)
+}
+
 /// The results of `work` on each item, in their order. Fewer than `worth` items stay on this thread.
 pub fn each<T: Sync, R: Send>(items: &[T], worth: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = if items.len() < worth.max(2) { 1 } else { cpus().min(items.len()) };
-    if threads < 2 {
+    let count = if items.len() < worth.max(2) { 1 } else { threads().min(items.len()) };
+    if count < 2 {
         return items.iter().map(work).collect();
     }
     let next = AtomicUsize::new(0);
@@ -29,7 +34,7 @@ pub fn each<T: Sync, R: Send>(items: &[T], worth: usize, work: impl Fn(&T) -> R 
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..threads {
+        for _ in 1..count {
             // Without another thread this one does it all.
             let _ = std::thread::Builder::new().spawn_scoped(scope, take);
         }
@@ -37,11 +42,6 @@ pub fn each<T: Sync, R: Send>(items: &[T], worth: usize, work: impl Fn(&T) -> R 
     });
     let done = done.into_inner().expect("nobody panics while holding it");
     done.into_iter().map(|r| r.expect("every item was taken by somebody")).collect()
-}
-
-/// CPUs that this thread may run on.
-fn cpus() -> usize {
-    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize).min(THREADS)
 }
 
 #[cfg(test)]
@@ -65,6 +65,6 @@ mod tests {
         })
         .into_iter()
         .collect();
-        assert_eq!(who.len(), cpus().min(64));
+        assert_eq!(who.len(), threads().min(64));
     }
 }

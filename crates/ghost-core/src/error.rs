@@ -7,6 +7,7 @@
 
 use ghost_sys::{Errno, Pid};
 use std::fmt;
+use std::io::ErrorKind;
 
 /// What a user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +128,20 @@ impl KindError {
         use ghost_sys::remote::RemoteError::Step;
         matches!(&self.cause, Cause::Remote(Step { errno: Errno(libc::EBUSY | libc::ETIME), .. }))
     }
+    /// A failed writing of the ghost, with what the user can do.
+    pub fn unwritten(step: &str, e: ghost_image::Error) -> Self {
+        let advice = match &e {
+            ghost_image::Error::Write { source, .. } => match source.kind() {
+                ErrorKind::StorageFull => Some("make room there, or name another place"),
+                ErrorKind::FileTooLarge => {
+                    Some("raise the limit on the size of files (ulimit -f), or name another file system")
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        Self { advice: advice.map(str::to_owned), ..Self::new(step, e) }
+    }
     /// A conflict in words.
     pub fn conflict(step: impl Into<String>, words: impl Into<String>) -> Self {
         Self::new(step, Cause::Conflict(words.into()))
@@ -164,16 +179,13 @@ pub struct Blocker {
     pub why: String,
     /// What the user can do about it.
     pub advice: String,
+    /// It is likely to be gone in a moment, as soon as the program runs on: ghost looks again itself, before it refuses.
+    pub passes: bool,
 }
 
-/// How the advice begins where the obstacle goes away by itself, as soon as the program has run on a little.
-pub(crate) const AGAIN: &str = "checkpoint again once";
-
-impl Blocker {
-    /// Whether it is likely to be gone in a moment: ghost looks again itself then, before it refuses.
-    pub fn passes(&self) -> bool {
-        self.advice.starts_with(AGAIN)
-    }
+/// What to do about an obstacle that goes away by itself ([`Blocker::passes`]) when this has happened.
+pub(crate) fn again_once(this: &str) -> String {
+    format!("checkpoint again once {this}")
 }
 
 impl fmt::Display for Blocker {

@@ -142,7 +142,7 @@ impl Exporting {
         loop {
             match Self::begin_once(action, root, options) {
                 Err(Error::Refused { blockers, .. })
-                    if blockers.iter().all(Blocker::passes) && began.elapsed() + pause < PATIENCE =>
+                    if blockers.iter().all(|b| b.passes) && began.elapsed() + pause < PATIENCE =>
                 {
                     std::thread::sleep(pause);
                     pause = (pause * 3 / 2).min(std::time::Duration::from_millis(60));
@@ -242,20 +242,7 @@ impl Exporting {
         places: impl Fn(&mut W) -> io::Result<Option<Arc<dyn WriteAt>>>,
         skip: impl Fn(&mut W, u64) -> io::Result<()>,
     ) -> Result<W, KindError> {
-        let wrap = |e: ghost_image::Error| {
-            let advice = match &e {
-                ghost_image::Error::Write { source, .. } => match source.kind() {
-                    io::ErrorKind::StorageFull => "make room there, or name another place",
-                    io::ErrorKind::FileTooLarge => {
-                        "raise the limit on the size of files (ulimit -f), or name another file system"
-                    }
-                    _ => "",
-                },
-                _ => "",
-            };
-            let e = KindError::new("writing the ghost", e);
-            if advice.is_empty() { e } else { e.advise(advice) }
-        };
+        let wrap = |e| KindError::unwritten("writing the ghost", e);
         let at_pages = |offset, source| {
             let place = ghost_image::Place { offset, section: ghost_image::Tag::Pages.into() };
             wrap(ghost_image::Error::Write { place, source })

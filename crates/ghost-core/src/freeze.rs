@@ -107,7 +107,7 @@ fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Opti
     let mut dead = HashSet::new();
     loop {
         let mut fresh = Vec::new();
-        let tids = match tasks(pid) {
+        let tids = match proc::tasks(pid) {
             Ok(tids) => tids,
             Err(_) if !is_root => return Ok(None),
             Err(e) => return Err(KindError::new("looking for its threads", e).on(pid, "")),
@@ -121,7 +121,7 @@ fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Opti
                 Err(Errno(libc::ESRCH)) => {
                     dead.insert(tid);
                 }
-                Err(e) => match state(pid, tid) {
+                Err(e) => match proc::state(pid, tid) {
                     None | Some(b'Z' | b'X') => {
                         dead.insert(tid);
                     }
@@ -163,7 +163,7 @@ fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Opti
             }
         }
     }
-    if stopped.is_empty() && state(pid, pid).is_none() {
+    if stopped.is_empty() && proc::state(pid, pid).is_none() {
         if is_root {
             return Err(KindError::new("freezing", Errno(libc::ESRCH)).on(pid, "").advise("the process has ended"));
         }
@@ -185,7 +185,7 @@ fn detours(pid: Pid, stopped: &BTreeMap<Pid, FrozenThread>) {
         let slots = slots.get_or_insert_with(|| ProcDir::open(live).ok().and_then(|dir| Slots::of(live, &dir)));
         let Some(slots) = slots else { return };
         // Where that fails the call begins its time anew: a loss, but none that may keep anybody from travelling.
-        if slots.send(&thread.stopped, asleep).is_err() && state(pid, live).is_none() {
+        if slots.send(&thread.stopped, asleep).is_err() && proc::state(pid, live).is_none() {
             return;
         }
     }
@@ -265,16 +265,6 @@ pub(crate) fn children(pid: Pid) -> Vec<Pid> {
     let Ok(dir) = ProcDir::open(pid) else { return Vec::new() };
     let threads = proc::read_threads(&dir).unwrap_or_default();
     proc::read_children(&dir, &threads).unwrap_or_default()
-}
-
-fn tasks(pid: Pid) -> proc::ProcResult<Vec<Pid>> {
-    proc::read_threads(&ProcDir::open(pid)?)
-}
-
-/// The state letter of a thread; None when it is gone.
-fn state(pid: Pid, tid: Pid) -> Option<u8> {
-    let dir = ProcDir::open(pid).ok()?.thread(tid).ok()?;
-    Some(proc::read_stat(&dir).ok()?.state)
 }
 
 /// Sends a signal; an error means that there is nobody to get it.

@@ -125,6 +125,14 @@ impl ImportCx<'_> {
 }
 
 impl ImportCx<'_> {
+    /// [`ImportCx::hand_over_all`] of open file descriptions by their `file_id`.
+    pub fn hand_over_files(&mut self, wanted: &[(usize, Vec<u32>)]) -> Result<HashMap<usize, Vec<i32>>, KindError> {
+        let files = std::mem::take(&mut self.files);
+        let handed = self.hand_over_all(wanted, &files);
+        self.files = files;
+        handed
+    }
+
     /// [`ImportCx::hand_over`] of a list of descriptions to each of these processes, given in ascending order. Those that get
     /// the same list get it at the same time: whichever of them takes a message out of the channel, it is the right one.
     pub fn hand_over_all(
@@ -196,7 +204,7 @@ const IN_FLIGHT: usize = 64;
 
 /// An error from inside a process under construction.
 pub fn remote(pid: Pid, e: RemoteError) -> KindError {
-    let no_room = tree::taken::errno_of(&e) == Some(ghost_sys::Errno(libc::ENOMEM));
+    let no_room = e.errno() == Some(ghost_sys::Errno(libc::ENOMEM));
     let error = KindError::new("building the process", e).on(pid, "");
     if no_room { error.advise("it has no room for a mapping: raise vm.max_map_count (sysctl)") } else { error }
 }
@@ -346,19 +354,10 @@ impl Prepared {
     /// Lets every thread go.
     pub fn go(mut self) -> Result<Restored, Error> {
         let root = self.root();
-        crate::failpoint::hit("import.go").map_err(|what| Error::Failed {
-            action: self.action,
-            process: String::new(),
-            what,
-            aftermath: UNDONE.to_owned(),
-        })?;
         let building = std::mem::take(&mut self.building);
-        thread::go(&self.model, building, &mut self.names).map_err(|what| Error::Failed {
-            action: self.action,
-            process: String::new(),
-            what,
-            aftermath: UNDONE.to_owned(),
-        })?;
+        crate::failpoint::hit("import.go").and_then(|()| thread::go(&self.model, building, &mut self.names)).map_err(
+            |what| Error::Failed { action: self.action, process: String::new(), what, aftermath: UNDONE.to_owned() },
+        )?;
         self.sysv.keep();
         self.report.stage("go");
         Ok(Restored { root, pids: self.pids, report: self.report })

@@ -13,7 +13,6 @@ use crate::error::{Blocker, Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
 use crate::kinds::memory::ask;
 use crate::kinds::thread::encode;
-use crate::kinds::tree::taken::errno_of;
 use crate::kinds::{keyring, landlock, semaphore};
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_image::record as rec;
@@ -153,7 +152,7 @@ impl Answers {
             children.entry(process.stat.ppid).or_default().push(process.pid);
         }
         let by_pid: HashMap<Pid, &FrozenProcess> = frozen.processes.iter().map(|p| (p.pid, p)).collect();
-        let (mut witnesses, sets) = (landlock::Witnesses::new(), semaphore::Sets::of_host());
+        let (mut witnesses, sets) = (landlock::Witnesses::new(), semaphore::Sets::of_host()?);
         let processes = view.processes.iter().map(|process| match by_pid.get(&process.pid) {
             Some(frozen) if !frozen.threads.is_empty() => {
                 let living = children.get(&process.pid).map_or(&[][..], Vec::as_slice);
@@ -229,7 +228,7 @@ fn ask_process(
     }
     let first = &frozen.threads[0].stopped;
     if let Some((more, questions)) = ask::PolicyQuestions::queue(&answers.memory) {
-        let outcome = puppet.run_each(&[(visits[0].1, &more)]).into_iter().next().expect("one outcome a batch");
+        let outcome = puppet.run_in(visits[0].1, &more);
         questions.read(&outcome.step_on(pid, String::new, "asking for its NUMA policies")?, &mut answers.memory);
     }
     if let Some((_, first)) = visits.first() {
@@ -244,7 +243,7 @@ fn ask_process(
 /// What an inquiry ended with. One that finds no room for its few pages can't be helped by ghost: it must not raise a limit that
 /// would stay raised if it were killed.
 fn unasked(e: RemoteError) -> KindError {
-    if !matches!(errno_of(&e), Some(Errno(libc::ENOMEM | libc::EAGAIN))) {
+    if !matches!(e.errno(), Some(Errno(libc::ENOMEM | libc::EAGAIN))) {
         return KindError::new("asking it", e);
     }
     let why = "it can map no more memory, and to answer it needs a few pages: RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK (with mlockall) or vm.max_map_count is used up";

@@ -1,5 +1,6 @@
 //! Reading a ghost: from a stream as it comes, from a file that can be read at any offset, or from memory that holds it whole.
 
+use crate::abreast;
 use crate::error::{Cause, KindError};
 use crate::model::Model;
 use ghost_image::record as rec;
@@ -10,8 +11,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Read;
 use std::sync::{Mutex, mpsc};
 
-/// Threads that place pages at most: more of them only wait for each other and for memory.
-const MAX_WORKERS: usize = 8;
 /// Bytes from which on threads are made.
 const WORTH_THREADS: u64 = 4 << 20;
 
@@ -147,8 +146,8 @@ impl<'g> Intake<'g> {
         expected: u64,
         place: impl Fn(&rec::PageHead, &[u8]) -> Result<(), KindError> + Sync,
     ) -> Result<(), KindError> {
-        let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
-        if workers == 1 || expected < WORTH_THREADS {
+        let workers = if expected < WORTH_THREADS { 1 } else { abreast::threads() };
+        if workers == 1 {
             return self.pages(place);
         }
         let mut next = None;

@@ -38,15 +38,16 @@ pub mod ptrace;
 pub mod remote;
 pub mod sched;
 pub mod scm;
+pub mod sem;
 pub mod shm;
 pub mod signal;
 pub mod sock;
 pub mod sock_diag;
 pub mod sockopt;
-pub mod sysv;
 pub mod tty;
 pub mod uffd;
 pub mod undertaker;
+pub mod witness;
 
 pub use errno::Errno;
 /// The result of a system call.

@@ -146,20 +146,6 @@ pub(crate) fn wait_status(tid: Pid, flags: i32) -> Result<Option<i32>> {
     }
 }
 
-/// Takes the end of a traced thread that was killed before it could be let go, so that whoever waits for its process gets to know.
-pub fn reap(tid: Pid) -> Result<()> {
-    loop {
-        match wait_status(tid, 0) {
-            Ok(Some(status)) if libc::WIFSTOPPED(status) => {
-                let _ = request(libc::PTRACE_CONT, tid, 0, std::ptr::null_mut());
-            }
-            // Another's exec or a group exit may have taken it out of our hands.
-            Ok(_) | Err(Errno(libc::ECHILD)) => return Ok(()),
-            Err(e) => return Err(e),
-        }
-    }
-}
-
 impl Stop {
     /// What this wait status of a stopped tracee says; the message of an event is read from it.
     fn decode(tid: Pid, status: i32) -> Result<Self> {

@@ -65,8 +65,13 @@ pub fn pty_number(master: BorrowedFd<'_>) -> Result<u32> {
 }
 /// The device number of the terminal itself, also of one that was opened as `/dev/tty` (TIOCGDEV, Linux 2.6.39).
 pub fn device(tty: BorrowedFd<'_>) -> Result<u64> {
-    let n = u64::from(get::<4>(tty, TIOCGDEV).map(u32::from_ne_bytes)?);
-    Ok(libc::makedev((n >> 8 & 0xfff) as u32, (n & 0xff | n >> 12 & 0xf_ff00) as u32))
+    let (major, minor) = numbers(get::<4>(tty, TIOCGDEV).map(u32::from_ne_bytes)?);
+    Ok(libc::makedev(major, minor))
+}
+/// Major and minor number of a device in the 32 bits in which the kernel tells it of terminals (`tty_nr` of
+/// `/proc/PID/stat`, TIOCGDEV).
+pub fn numbers(device: u32) -> (u32, u32) {
+    (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00)
 }
 /// The number of its line discipline; 0 is the usual one.
 pub fn discipline(tty: BorrowedFd<'_>) -> Result<i32> {

@@ -45,6 +45,7 @@ pub(crate) fn check(
         subject: "session keyring".into(),
         why,
         advice: "start it without a session keyring of its own, or lose the keys with --accept keyring".into(),
+        passes: false,
     };
     let Some(leader) = process.threads.iter().position(|t| t.tid == first.tid()) else { return Ok(None) };
     let own = threads[leader].session_keyring;
@@ -103,8 +104,7 @@ pub(crate) fn check(
 }
 
 fn run(puppet: &mut Puppet, first: &Stopped, batch: &Batch) -> Result<Outcome, KindError> {
-    let mut outcomes = puppet.run_each(&[(first, batch)]);
-    outcomes.pop().expect("one answer for one batch").step("asking it for its keys")
+    puppet.run_in(first, batch).step("asking it for its keys")
 }
 
 /// Whether a description (`type;uid;gid;permissions;name`) is of a key that every login or service is given.

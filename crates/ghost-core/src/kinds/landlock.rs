@@ -6,10 +6,11 @@
 use crate::error::{Blocker, Context, KindError};
 use crate::inquiry::ThreadAnswers;
 use crate::view::ProcessView;
-use ghost_sys::landlock::{self, Witness};
+use ghost_sys::landlock;
 use ghost_sys::proc::Status;
 use ghost_sys::ptrace::Stopped;
 use ghost_sys::remote::{Batch, Outcome, Puppet, Slot};
+use ghost_sys::witness::Witness;
 use ghost_sys::{Pid, nr};
 use std::collections::HashMap;
 
@@ -91,7 +92,7 @@ pub(crate) fn check(
             let asked = ask(&mut batch, witnesses.of(status(nth)));
             look = Look::Unknown;
             if asked.is_some() {
-                let outcome = puppet.run_each(&[(stopped, &batch)]).pop().expect("one outcome a batch");
+                let outcome = puppet.run_in(stopped, &batch);
                 look = answer(&outcome.step("asking it for its Landlock domain")?, asked);
             }
         }
@@ -112,6 +113,7 @@ pub(crate) fn check(
             why: why.into(),
             advice: "start it without its sandbox, or run it without one from the restart on by --accept landlock"
                 .into(),
+            passes: false,
         }));
     }
     Ok(None)

@@ -45,6 +45,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                 subject: "the process".into(),
                 why: format!("it is in another namespace than ghost: {}", names.join(", ")),
                 advice: "run ghost inside of the same namespaces (nsenter --target PID --all)".into(),
+                passes: false,
             });
         }
     }

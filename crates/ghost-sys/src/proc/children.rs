@@ -40,6 +40,12 @@ pub fn read_children(dir: &ProcDir, threads: &[Pid]) -> ProcResult<Vec<Pid>> {
     Ok(all)
 }
 
+/// The pids of all processes that procfs shows, as it lists them.
+pub fn pids() -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// The tids of a process by its pid, ascending: [`read_threads`] for who looks only once.
 pub fn tasks(pid: Pid) -> ProcResult<Vec<Pid>> {
     read_threads(&ProcDir::open(pid)?)

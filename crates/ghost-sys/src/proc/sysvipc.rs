@@ -1,4 +1,5 @@
-//! `/proc/sysvipc/shm`: the System V shared memory segments of ghost's own ipc namespace, `proc_sysvipc(5)`, `shmctl(2)`.
+//! `/proc/sysvipc/shm` and `sem`: the System V shared memory segments and semaphore sets of ghost's own ipc namespace,
+//! `proc_sysvipc(5)`, `shmctl(2)`, `semctl(2)`. They are listed whether the caller may use them or not.
 
 use super::text::{At, ParseError, lines, words};
 use super::{Parsed, ProcError, ProcResult};
@@ -38,9 +39,44 @@ pub fn parse_sysvipc_shm(text: &[u8]) -> Parsed<Vec<ShmSegment>> {
 
 /// Reads the segments of the ipc namespace of the caller.
 pub fn read_sysvipc_shm() -> ProcResult<Vec<ShmSegment>> {
-    const PATH: &str = "/proc/sysvipc/shm";
-    let text = std::fs::read(PATH).map_err(|e| ProcError::Kernel { path: PATH.into(), errno: e.into() })?;
-    Ok(parse_sysvipc_shm(&text)?)
+    Ok(parse_sysvipc_shm(&read("/proc/sysvipc/shm")?)?)
+}
+
+/// A set of semaphores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SemaphoreSet {
+    /// Its identifier, as semop(2) takes it.
+    pub id: i32,
+    /// How many semaphores it has.
+    pub len: u32,
+    /// When somebody last operated on it, in seconds since 1970; 0 for never.
+    pub operated: u64,
+}
+
+/// Parses `/proc/sysvipc/sem`.
+pub fn parse_sysvipc_sem(text: &[u8]) -> Parsed<Vec<SemaphoreSet>> {
+    lines(text).skip(1).map(set).collect()
+}
+
+/// Reads the semaphore sets of the ipc namespace of the caller.
+pub fn read_sysvipc_sem() -> ProcResult<Vec<SemaphoreSet>> {
+    Ok(parse_sysvipc_sem(&read("/proc/sysvipc/sem")?)?)
+}
+
+fn read(path: &str) -> ProcResult<Vec<u8>> {
+    std::fs::read(path).map_err(|e| ProcError::Kernel { path: path.into(), errno: e.into() })
+}
+
+/// key, semid, perms, nsems, uid, gid, cuid, cgid, otime, ctime
+fn set(line: &[u8]) -> Parsed<SemaphoreSet> {
+    let at = At("sysvipc/sem");
+    let fields: Vec<&[u8]> = words(line).collect();
+    let field = |nth: usize, name| fields.get(nth).copied().ok_or_else(|| ParseError::new("sysvipc/sem", name, line));
+    Ok(SemaphoreSet {
+        id: at.narrow("semid", field(1, "semid")?)?,
+        len: at.narrow("nsems", field(3, "nsems")?)?,
+        operated: at.dec("otime", field(8, "otime")?)?,
+    })
 }
 
 /// key, shmid, perms, size, cpid, lpid, nattch, uid, gid, cuid, cgid, atime, dtime, ctime, rss, swap
@@ -66,6 +102,15 @@ fn line(line: &[u8]) -> Parsed<ShmSegment> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn real_sets() {
+        let text = b"       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime
+         0         28   600          1     0     0     0     0 1795605922 1795605923
+";
+        assert_eq!(parse_sysvipc_sem(text), Ok(vec![SemaphoreSet { id: 28, len: 1, operated: 1_795_605_922 }]));
+        assert!(parse_sysvipc_sem(b"key\n 0 1 600 2 0 0\n").is_err());
+    }
 
     #[test]
     fn real_lines() {

@@ -247,6 +247,16 @@ pub enum RemoteError {
     NoFoothold(usize),
 }
 
+impl RemoteError {
+    /// What the kernel said to a call made inside the process, or to a step on the way there.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Call { errno, .. } | Self::Step { errno, .. } => Some(*errno),
+            Self::Died(_) | Self::NoFoothold(_) => None,
+        }
+    }
+}
+
 /// Something that runs batches inside a process.
 pub trait Executor {
     /// Runs the batch and waits for its end.

@@ -94,6 +94,11 @@ impl Puppet {
         }
     }
 
+    /// Runs one batch in a thread and puts it back as it was.
+    pub fn run_in(&mut self, thread: &Stopped, batch: &Batch) -> Result<Outcome, RemoteError> {
+        self.run_alone(thread, batch)
+    }
+
     fn run_alone(&self, thread: &Stopped, batch: &Batch) -> Result<Outcome, RemoteError> {
         let mut inside = self.enter_block(thread, 0)?;
         let outcome = inside.run(batch);

@@ -3,6 +3,7 @@
 //! Told by `fstat(2)`, the file system's magic number (`fstatfs(2)`) and, for what the kernel keeps in one anonymous inode,
 //! by the name that `/proc/PID/fd` prints. A name that is not known here is refused by that very name: never guessed.
 
+use crate::error::again_once;
 use crate::view::FdView;
 use rustix::fs::{FileType, OFlags};
 
@@ -52,12 +53,18 @@ pub struct Refusal {
     pub why: String,
     /// What the user can do.
     pub advice: String,
+    /// As [`Blocker::passes`](crate::error::Blocker::passes).
+    pub passes: bool,
 }
 
 impl Refusal {
     /// A refusal in words.
     pub fn new(kind: &'static str, why: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { kind, why: why.into(), advice: advice.into() }
+        Self { kind, why: why.into(), advice: advice.into(), passes: false }
+    }
+    /// One that goes away by itself when this has happened.
+    pub fn passing(kind: &'static str, why: impl Into<String>, once: &str) -> Self {
+        Self { kind, why: why.into(), advice: again_once(once), passes: true }
     }
 }
 

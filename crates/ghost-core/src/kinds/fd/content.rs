@@ -11,6 +11,7 @@ use super::{note, path, regular};
 use crate::error::{Context, KindError};
 use crate::export::{ExportCx, PageSource};
 use crate::import::ImportCx;
+use crate::kinds::thread::name;
 use crate::names::{Names, Sort};
 use ghost_image::record as rec;
 use ghost_sys::fdops;
@@ -32,10 +33,7 @@ pub fn export_memfd(
     let name = link.strip_prefix(b"/memfd:").unwrap_or(link);
     let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
     regular.memfd = true;
-    regular.memfd_name = String::from_utf8_lossy(name).into_owned();
-    if regular.memfd_name.as_bytes() != name {
-        regular.memfd_name_bytes = name.to_vec();
-    }
+    (regular.memfd_name, regular.memfd_name_bytes) = name::apart(name);
     regular.seals = rustix::fs::fcntl_get_seals(ours).step("reading its seals")?.bits();
     if rustix::fs::fstatfs(ours).step("looking at its file system")?.f_type as i64 == HUGETLBFS_MAGIC {
         let shift = (stat.st_blksize as u64).trailing_zeros();
@@ -204,8 +202,7 @@ fn memfd(regular: &rec::Regular) -> Result<OwnedFd, KindError> {
         flags |= MemfdFlags::ALLOW_SEALING.bits();
     }
     let newer = if regular.seals & SEAL_EXEC == 0 { EXEC } else { NOEXEC_SEAL };
-    let text = regular.memfd_name.as_bytes();
-    let name = if regular.memfd_name_bytes.is_empty() { text } else { &regular.memfd_name_bytes };
+    let name = name::whole(&regular.memfd_name, &regular.memfd_name_bytes);
     let make = |flags| rustix::fs::memfd_create(name, MemfdFlags::from_bits_retain(flags));
     make(flags | newer).or_else(|_| make(flags)).step(format!("making memfd {}", regular.memfd_name))
 }

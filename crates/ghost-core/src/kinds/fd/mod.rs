@@ -57,6 +57,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                 subject: subject(fd),
                 why: r.why,
                 advice: r.advice,
+                passes: r.passes,
             }));
         }
     }

@@ -9,7 +9,7 @@ use crate::kinds::memory::{self, vma};
 use crate::view::{FdView, TreeView};
 use ghost_sys::Pid;
 use ghost_sys::kcmp::{Resource, kcmp};
-use ghost_sys::proc::{LockKind, ProcDir};
+use ghost_sys::proc::{self, LockKind, ProcDir};
 use rustix::fs::{FileType, OFlags, SealFlags};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsRawFd;
@@ -66,11 +66,7 @@ impl Outside {
         // Ghost has all descriptions of the tree by now, and shares the terminal and the pipes of the shell that started both.
         passed.insert(std::process::id() as Pid);
         let mut buf = vec![0_u8; 4200];
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<Pid>().ok()) else { continue };
-            if passed.contains(&pid) {
-                continue;
-            }
+        for pid in proc::pids().filter(|pid| !passed.contains(pid)) {
             outside.look(pid, &wanted, &mut buf);
         }
         outside
@@ -115,9 +111,7 @@ impl Outside {
             let writes = dir.lstat(&name).map_or(true, |s| s.st_mode & OPEN_FOR_WRITING != 0);
             (stat.st_nlink == 0).then(|| (Holder::of(*pid), writes))
         };
-        let mut holders = self.places.get(link)?.iter().filter_map(open).peekable();
-        let first = holders.peek().cloned();
-        holders.find(|(_, writes)| *writes).or(first)
+        writer_first(self.places.get(link)?.iter().filter_map(open))
     }
 
     /// Who outside has a description of this very inode, where a name may mean several.
@@ -134,6 +128,13 @@ impl Outside {
     pub fn holders(&self, link: &[u8]) -> &[Holder] {
         self.holders.get(link).map_or(&[], Vec::as_slice)
     }
+}
+
+/// The first of these holders that may write, or the first of all.
+pub fn writer_first(holders: impl Iterator<Item = (Holder, bool)>) -> Option<(Holder, bool)> {
+    let mut holders = holders.peekable();
+    let first = holders.peek().cloned();
+    holders.find(|(_, writes)| *writes).or(first)
 }
 
 fn is_fifo(fd: &FdView) -> bool {

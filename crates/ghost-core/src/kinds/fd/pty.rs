@@ -13,7 +13,7 @@
 
 use super::class::{self, Class, Refusal};
 use super::{external, note, path, regular};
-use crate::error::{AGAIN, Context, KindError};
+use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
 use crate::kinds::tree::terminal::CALLERS;
@@ -129,7 +129,7 @@ pub fn check_master(view: &TreeView, fd: &FdView) -> Option<Refusal> {
     let n = waiting(fd);
     (n > 0).then(|| {
         let why = format!("{n} bytes of output of pseudo-terminal {index} wait to be read by its master");
-        refuse(why, &format!("{AGAIN} the program has read them"))
+        Refusal::passing("pty", why, "the program has read them")
     })
 }
 
@@ -145,10 +145,10 @@ pub fn check_slave(view: &TreeView, fd: &FdView) -> Option<Refusal> {
     let n = waiting(fd);
     if n > 0 {
         let why = format!("{n} bytes that were typed wait to be read");
-        return Some(refuse(why, &format!("{AGAIN} the program has read them")));
+        return Some(Refusal::passing("pty", why, "the program has read them"));
     }
     if ready(fd, PollFlags::OUT) & (PollFlags::OUT | PollFlags::HUP) == PollFlags::empty() {
-        return Some(refuse("its output is stopped", &format!("{AGAIN} it goes on (^Q)")));
+        return Some(Refusal::passing("pty", "its output is stopped", "it goes on (^Q)"));
     }
     let holder = external::outside(view).other(fd)?;
     let why = format!("is open in pid {} ({}), outside of the tree, too", holder.pid, holder.comm);
@@ -202,8 +202,7 @@ pub fn resolve(cx: &mut ExportCx<'_>) {
         })
         .collect();
     for (process, record) in cx.view.processes.iter().zip(&mut cx.model.processes) {
-        let n = process.stat.tty_nr as u32;
-        let (major, index) = (n >> 8 & 0xfff, n & 0xff | n >> 12 & 0xf_ff00);
+        let (major, index) = tty::numbers(process.stat.tty_nr as u32);
         if let (CALLERS, SLAVE, Some(id)) = (record.tty_file_id, major, masters.get(&index)) {
             record.tty_file_id = *id as i32;
         }

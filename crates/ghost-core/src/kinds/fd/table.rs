@@ -80,17 +80,10 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         let mut fds: Vec<&rec::Fd> = table.fds.iter().collect();
         fds.sort_unstable_by_key(|fd| fd.fd);
         raise_limit(cx, index, fds.last().map_or(0, |fd| fd.fd))?;
-        if fds.iter().any(|fd| !cx.files.contains_key(&fd.file_id)) {
-            let words = "a descriptor names a description that the ghost does not have";
-            return Err(KindError::conflict("placing its descriptors", words).on(pid, ""));
-        }
         wanted.push((index, fds.iter().map(|fd| fd.file_id).collect::<Vec<u32>>()));
         tables.push((index, fds));
     }
-    let files = std::mem::take(&mut cx.files);
-    let handed = cx.hand_over_all(&wanted, &files);
-    cx.files = files;
-    let handed = handed?;
+    let handed = cx.hand_over_files(&wanted)?;
     for (index, fds) in tables {
         place(cx, index, &fds, &handed[&index])?;
     }

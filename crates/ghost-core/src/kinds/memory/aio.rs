@@ -48,6 +48,7 @@ pub fn export(cx: &mut ExportCx<'_>, index: usize, vma: &rec::Vma) -> Result<rec
             subject: what(),
             why: "the ring has no context in this process: it was inherited by fork, or a part of it is gone".into(),
             advice: "let the program unmap it first".into(),
+            passes: false,
         };
         return Err(KindError::new("exporting an AIO ring", Cause::Refused(Box::new(blocker))));
     }

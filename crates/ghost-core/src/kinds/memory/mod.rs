@@ -151,10 +151,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         (*index, if known { vec![mm.exe_file_id] } else { Vec::new() })
     });
     let exes: Vec<_> = exes.collect();
-    let files = std::mem::take(&mut cx.files);
-    let exes = cx.hand_over_all(&exes, &files);
-    cx.files = files;
-    let exes = exes?;
+    let exes = cx.hand_over_files(&exes)?;
     for (mm, index) in owners {
         for vma in &mm.vmas {
             vma::finish(&mut cx.building[index].batch, vma);

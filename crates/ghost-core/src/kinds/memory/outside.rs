@@ -9,7 +9,7 @@
 
 use crate::error::Blocker;
 use crate::kinds::fd::external;
-use crate::kinds::fd::outside::{Holder, OPEN_FOR_WRITING};
+use crate::kinds::fd::outside::{Holder, OPEN_FOR_WRITING, writer_first};
 use crate::view::TreeView;
 use ghost_sys::Pid;
 use ghost_sys::proc::{self, ProcDir, SharedMapping, Smap, VmFlags};
@@ -55,10 +55,8 @@ impl Neighbours {
 
     /// Looks at every process that has not been looked at.
     fn look_around(&mut self) {
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            if let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<Pid>().ok())
-                && !self.looked_at.contains(&pid)
-            {
+        for pid in proc::pids() {
+            if !self.looked_at.contains(&pid) {
                 self.look(pid, false);
             }
         }
@@ -90,9 +88,7 @@ impl Neighbours {
             let writes = dir.lstat(&mapping.map_file()).map_or(true, |s| s.st_mode & OPEN_FOR_WRITING != 0);
             Some((Holder::of(*pid), writes))
         };
-        let mut holders = self.mapped.get(&inode)?.iter().filter_map(has).peekable();
-        let first = holders.peek().cloned();
-        holders.find(|(_, writes)| *writes).or(first)
+        writer_first(self.mapped.get(&inode)?.iter().filter_map(has))
     }
 }
 
@@ -118,6 +114,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                 subject: format!("memory {:x}-{:x} {}", m.start, m.end, String::from_utf8_lossy(&m.name)),
                 why: format!("is shared with pid {} ({}), outside of the tree", holder.pid, holder.comm),
                 advice: "checkpoint a process above both, or let one of them unmap it first".into(),
+                passes: false,
             });
         }
     }

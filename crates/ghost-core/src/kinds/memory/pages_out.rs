@@ -6,6 +6,7 @@
 //! so stand in another order than their addresses. Pages that hold only zeros carry no bytes.
 
 use super::pages::{OWNER_MM, PAGE};
+use crate::abreast;
 use crate::error::{Cause, Context, KindError};
 use crate::export::PageSource;
 use crate::options::Progress;
@@ -26,8 +27,6 @@ use std::sync::{Arc, Mutex};
 const SECTION: u64 = 1 << 20;
 /// What is read at once, to be looked at while it is in the cache.
 const HOT: usize = 256 << 10;
-/// Threads at most: more of them only wait for each other and for memory.
-const MAX_WORKERS: usize = 8;
 /// Bytes from which on more than one thread is worth its making.
 const WORTH_THREADS: u64 = 4 << 20;
 
@@ -41,8 +40,7 @@ pub fn write<W: Write + Send>(
     progress: &Progress,
 ) -> Result<(u64, u64), KindError> {
     let total: u64 = sources.iter().map(|s| s.0.len_bytes()).sum();
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
-    let workers = if total < WORTH_THREADS { 1 } else { cpus };
+    let workers = if total < WORTH_THREADS { 1 } else { abreast::threads() };
     let shared = Shared {
         sources,
         todo: Mutex::new(Todo { section: section_bytes(total), next: 0, ranges: Cow::Borrowed(&[]), at: 0, done: 0 }),
@@ -202,7 +200,7 @@ impl<W: Write> Worker<'_, W> {
             }),
         };
         self.written += len;
-        done.map_err(|e| KindError::new("writing pages", e))
+        done.map_err(|e| KindError::unwritten("writing pages", e))
     }
 }
 

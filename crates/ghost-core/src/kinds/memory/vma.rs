@@ -96,6 +96,7 @@ pub fn check(process: &ProcessView, out: &mut Vec<Blocker>) {
             subject: format!("memory {:x}-{:x} {name}", m.start, m.end),
             why,
             advice: "let the program unmap it first".to_owned(),
+            passes: false,
         });
     }
 }
@@ -260,11 +261,11 @@ pub fn hand_over_files(
         ids
     };
     let (files, shmems) = (chosen(|v| v.file_id), chosen(|v| v.shmem_id));
-    let ours = (std::mem::take(&mut cx.files), std::mem::take(&mut cx.shmems));
-    let of_files = cx.hand_over_all(&files, &ours.0);
-    let of_shmems = cx.hand_over_all(&shmems, &ours.1);
-    (cx.files, cx.shmems) = ours;
-    let (of_files, of_shmems) = (of_files?, of_shmems?);
+    let of_files = cx.hand_over_files(&files)?;
+    let ours = std::mem::take(&mut cx.shmems);
+    let of_shmems = cx.hand_over_all(&shmems, &ours);
+    cx.shmems = ours;
+    let of_shmems = of_shmems?;
     let mut handed: HashMap<usize, Numbers> = HashMap::new();
     for ((index, files), (_, shmems)) in files.into_iter().zip(shmems) {
         let numbers = Numbers {

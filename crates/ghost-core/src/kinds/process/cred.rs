@@ -152,7 +152,7 @@ fn permitted(wanted: &rec::Cred, now: &rec::Cred) -> Result<(), KindError> {
 /// Adds what can be done to an error of these calls.
 pub fn explain(e: KindError) -> KindError {
     let refused = match &e.cause {
-        Cause::Remote(r) => crate::kinds::tree::taken::errno_of(r) == Some(Errno(libc::EPERM)),
+        Cause::Remote(r) => r.errno() == Some(Errno(libc::EPERM)),
         _ => false,
     };
     if refused && e.advice.is_none() {

@@ -63,10 +63,10 @@ pub fn check_tcp(fd: &FdView) -> Option<Refusal> {
     }
     let address = |a: Option<Vec<u8>>| a.map_or_else(|| "?".to_owned(), |a| in_words(&a));
     match state {
-        LISTEN if waiting > 0 => Some(Refusal::new(
+        LISTEN if waiting > 0 => Some(Refusal::passing(
             "tcp",
             format!("{waiting} connections wait to be accepted"),
-            "checkpoint again once the program has accepted them",
+            "the program has accepted them",
         )),
         LISTEN => None,
         CLOSE if !super::poll(fd.ours.as_fd()).contains(PollFlags::ERR) => None,
@@ -89,10 +89,10 @@ pub fn check_udp(fd: &FdView) -> Option<Refusal> {
     let memory = sockopt::get(ours, super::SOCKET, SO_MEMINFO, 36).unwrap_or_default();
     let queued = memory.get(..4).is_none_or(|m| m != [0; 4]);
     if queued || super::poll(ours).contains(PollFlags::IN) && !super::poll(ours).contains(PollFlags::RDHUP) {
-        return Some(Refusal::new(
+        return Some(Refusal::passing(
             "udp",
             "datagrams wait to be read, which can't be put back with their senders",
-            "checkpoint again once the program has read them",
+            "the program has read them",
         ));
     }
     if sockopt::outgoing_bytes(ours).is_ok_and(|n| n > 0) {

@@ -33,10 +33,10 @@ pub fn check(fd: &FdView) -> Option<Refusal> {
     let tells = [options::SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD];
     let told = || tells.iter().any(|name| sockopt::get_i32(ours, SOCKET, *name).unwrap_or(0) != 0);
     (waits(ours) && (fd.info.scm_fds.unwrap_or(0) > 0 || told())).then(|| {
-        Refusal::new(
+        Refusal::passing(
             "unix",
             "an urgent byte (MSG_OOB) waits to be read, whose place among descriptors or senders can't be told",
-            "checkpoint again once the program has read it",
+            "the program has read it",
         )
     })
 }

@@ -37,7 +37,6 @@ pub(crate) use launch::encode;
 pub use launch::{go, settle};
 
 const PR_SET_PDEATHSIG: i32 = 1;
-const PR_SET_NAME: i32 = 15;
 const PR_SET_TSC: i32 = 26;
 const PR_SET_TIMERSLACK: i32 = 29;
 const PR_MCE_KILL: i32 = 33;
@@ -72,6 +71,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                 subject: format!("thread {tid}"),
                 why: why.into(),
                 advice: advice.into(),
+                passes: false,
             });
         };
         for thread in process.threads.iter().filter(|t| !t.status.is_dead()) {
@@ -323,7 +323,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
                 });
             }
             if nth == 0 && record.leader_dead {
-                rename(&mut batch, thread);
+                name::give(&mut batch, thread);
             } else {
                 let on = |e: KindError| e.on(record.pid, format!("tid {}", thread.tid));
                 attributes(&mut batch, cx, i, thread);
@@ -367,14 +367,9 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     Ok(())
 }
 
-fn rename(batch: &mut Batch, t: &rec::Thread) {
-    let name = batch.c_string(name::of(t));
-    batch.call("PR_SET_NAME", nr::PRCTL, &[PR_SET_NAME.into(), name.into()]);
-}
-
 /// Queues what needs no right that the program might not have.
 fn attributes(batch: &mut Batch, cx: &ImportCx<'_>, index: usize, t: &rec::Thread) {
-    rename(batch, t);
+    name::give(batch, t);
     batch.call("set_tid_address", nr::SET_TID_ADDRESS, &[t.clear_child_tid.into()]);
     if t.robust_list != 0 {
         let args = [t.robust_list.into(), t.robust_list_len.into()];

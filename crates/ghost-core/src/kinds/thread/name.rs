@@ -4,17 +4,38 @@
 //! name that is no UTF-8 travels in a field of its own beside that text.
 
 use ghost_image::record as rec;
+use ghost_sys::nr;
+use ghost_sys::remote::Batch;
+
+const PR_SET_NAME: i32 = 15;
+
+/// A name as text, and beside it as bytes if the text cannot say it.
+pub(crate) fn apart(name: &[u8]) -> (String, Vec<u8>) {
+    let text = String::from_utf8_lossy(name).into_owned();
+    let bytes = if text.as_bytes() == name { Vec::new() } else { name.to_vec() };
+    (text, bytes)
+}
+
+/// The name that [`apart`] was given.
+pub(crate) fn whole<'n>(text: &'n str, bytes: &'n [u8]) -> &'n [u8] {
+    if bytes.is_empty() { text.as_bytes() } else { bytes }
+}
 
 /// The record with this name.
 pub(crate) fn named(mut record: rec::Thread, name: &[u8]) -> rec::Thread {
-    record.comm = String::from_utf8_lossy(name).into_owned();
-    record.comm_bytes = if record.comm.as_bytes() == name { Vec::new() } else { name.to_vec() };
+    (record.comm, record.comm_bytes) = apart(name);
     record
 }
 
 /// The name as the kernel had it.
 pub(crate) fn of(record: &rec::Thread) -> &[u8] {
-    if record.comm_bytes.is_empty() { record.comm.as_bytes() } else { &record.comm_bytes }
+    whole(&record.comm, &record.comm_bytes)
+}
+
+/// Queues its giving to the thread that runs the batch.
+pub(crate) fn give(batch: &mut Batch, record: &rec::Thread) {
+    let name = batch.c_string(of(record));
+    batch.call("PR_SET_NAME", nr::PRCTL, &[PR_SET_NAME.into(), name.into()]);
 }
 
 #[cfg(test)]

@@ -463,8 +463,7 @@ impl Builder<'_, '_> {
             let Some(zombie) = &record.zombie else { continue };
             let stub = self.stubs[i].take().expect("all are born");
             if let Some(thread) = record.threads.first() {
-                rename(stub, record.pid, name::of(thread))
-                    .and_then(|stub| end_with(stub, record.pid, zombie.status))?;
+                rename(stub, record.pid, thread).and_then(|stub| end_with(stub, record.pid, zombie.status))?;
             } else {
                 end_with(stub, record.pid, zombie.status)?;
             }
@@ -523,11 +522,9 @@ fn make(
     stub.run(&batch).map(|_: Outcome| ()).map_err(|e| remote(old, e))
 }
 
-fn rename(mut stub: Stub, old: Pid, comm: &[u8]) -> Result<Stub, KindError> {
-    const PR_SET_NAME: i32 = 15;
+fn rename(mut stub: Stub, old: Pid, thread: &rec::Thread) -> Result<Stub, KindError> {
     let mut batch = Batch::new();
-    let name = batch.c_string(comm);
-    batch.call("PR_SET_NAME", nr::PRCTL, &[PR_SET_NAME.into(), name.into()]);
+    name::give(&mut batch, thread);
     stub.run(&batch).map_err(|e| remote(old, e))?;
     Ok(stub)
 }

@@ -16,7 +16,7 @@ mod plan;
 pub(crate) mod taken;
 pub(crate) mod terminal;
 
-use crate::error::{Blocker, KindError};
+use crate::error::{Blocker, KindError, again_once};
 use crate::export::ExportCx;
 use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_image::record as rec;
@@ -55,6 +55,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                 subject: "the process".into(),
                 why,
                 advice: advice.into(),
+                passes: false,
             });
         };
         if index == 0 && process.is_zombie() {
@@ -96,6 +97,7 @@ pub(crate) fn traced_blocker(pid: Pid, comm: String, tid: Pid, tracer: Pid) -> B
         subject: format!("thread {tid}"),
         why: format!("it is traced by pid {tracer}"),
         advice: "end that debugger or tracer first, or let it detach".into(),
+        passes: false,
     }
 }
 
@@ -107,7 +109,8 @@ pub(crate) fn vfork_blocker(pid: Pid, comm: String, tid: Pid) -> Blocker {
         kind: "vfork",
         subject: format!("thread {tid}"),
         why: "it waits in vfork for a child that still runs in its memory".into(),
-        advice: "checkpoint again once the child has called exec or ended".into(),
+        advice: again_once("the child has called exec or ended"),
+        passes: true,
     }
 }
 

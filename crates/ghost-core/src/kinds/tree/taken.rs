@@ -6,14 +6,6 @@ use ghost_sys::remote::RemoteError;
 use ghost_sys::{Errno, Pid};
 use std::time::{Duration, Instant};
 
-/// What the kernel said to a call made inside a process.
-pub(crate) fn errno_of(e: &RemoteError) -> Option<Errno> {
-    match e {
-        RemoteError::Call { errno, .. } | RemoteError::Step { errno, .. } => Some(*errno),
-        _ => None,
-    }
-}
-
 /// Makes a process or thread, again and again while its pid is taken and there is time left.
 pub(crate) fn retry<T>(
     pid: Pid,
@@ -25,7 +17,7 @@ pub(crate) fn retry<T>(
             Ok(made) => return Ok(made),
             Err(e) => e,
         };
-        match errno_of(&e) {
+        match e.errno() {
             Some(Errno(libc::EEXIST)) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
             Some(Errno(libc::EEXIST)) => {
                 return Err(KindError::refusal("taking its pid", holder(pid)).on(pid, "").advise(
@@ -56,8 +48,7 @@ fn holder(pid: Pid) -> String {
         };
     }
     // No process has it, but a session or group that outlived its leader may.
-    for other in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(id) = other.file_name().to_str().and_then(|n| n.parse::<Pid>().ok()) else { continue };
+    for id in proc::pids() {
         let Ok(stat) = ProcDir::open(id).and_then(|d| proc::read_stat(&d)) else { continue };
         let comm = String::from_utf8_lossy(&stat.comm).into_owned();
         if stat.sid == pid {

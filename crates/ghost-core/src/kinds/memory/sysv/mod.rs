@@ -21,7 +21,7 @@ use crate::import::ImportCx;
 use crate::kinds::fd::outside::{Holder, in_words};
 use crate::view::TreeView;
 use ghost_image::record as rec;
-use ghost_sys::proc::{ShmSegment, Smap, read_sysvipc_shm};
+use ghost_sys::proc::{self, ShmSegment, Smap, read_sysvipc_shm};
 use ghost_sys::remote::Label;
 use ghost_sys::{Pid, nr};
 use std::collections::BTreeMap;
@@ -66,6 +66,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
             subject: format!("memory {:x}-{:x} {}", m.start, m.end, String::from_utf8_lossy(&m.name)),
             why,
             advice: advice.to_owned(),
+            passes: false,
         });
     }
 }
@@ -92,8 +93,7 @@ fn segments(view: &TreeView) -> &[ShmSegment] {
 fn attached_by(shmid: i32, view: &TreeView) -> String {
     let inode = shmid.to_string().into_bytes();
     let mut holders = Vec::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<Pid>().ok()) else { continue };
+    for pid in proc::pids() {
         if view.processes.iter().any(|p| p.pid == pid) || pid == std::process::id() as Pid {
             continue;
         }
