@@ -2,7 +2,8 @@
 use crate::Victim;
 
 mod inet;
+mod pair;
 mod unix;
 
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[unix::VICTIMS, inet::VICTIMS];
+pub const TABLES: &[&[Victim]] = &[pair::VICTIMS, unix::VICTIMS, inet::VICTIMS];
