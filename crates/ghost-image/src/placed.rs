@@ -147,8 +147,7 @@ impl<'g> PlacedReader<'g> {
     #[allow(clippy::should_implement_trait)] // what it returns lends from the reader
     pub fn next(&mut self) -> Result<Option<Section<'_, PlacedData<'g>>>, Error> {
         if self.failed {
-            let place = Place { offset: self.walk.offset, section: Name::UNREAD };
-            return Err(Error::Corrupt { place, flaw: Flaw::Broken });
+            return Err(self.walk.failed_before());
         }
         let result = self.step();
         self.failed = result.is_err();

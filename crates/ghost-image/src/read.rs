@@ -151,8 +151,7 @@ impl<R: Read> ImageReader<R> {
 
     fn step(&mut self) -> Result<Option<Found>, Error> {
         if self.failed {
-            let place = Place { offset: self.walk.offset, section: Name::UNREAD };
-            return Err(Error::Corrupt { place, flaw: Flaw::Broken });
+            return Err(self.walk.failed_before());
         }
         let mut scratch = Vec::new();
         loop {

@@ -72,8 +72,7 @@ impl<'g> SliceReader<'g> {
     #[allow(clippy::should_implement_trait)] // fallible, and shaped as that of `ImageReader`
     pub fn next(&mut self) -> Result<Option<Section<'g, SliceData<'g>>>, Error> {
         if self.failed {
-            let place = Place { offset: self.walk.offset, section: Name::UNREAD };
-            return Err(Error::Corrupt { place, flaw: Flaw::Broken });
+            return Err(self.walk.failed_before());
         }
         let result = self.step();
         self.failed = result.is_err();

@@ -10,7 +10,7 @@ use crate::error::{Error, Flaw, Place};
 use crate::index::{COMMIT_MESSAGE, CommitMark, Entry};
 use crate::pages::decode_head;
 use crate::record::PageHead;
-use crate::section::{FRAME_LEN, Frame, Tag};
+use crate::section::{FRAME_LEN, Frame, Name, Tag};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -37,6 +37,11 @@ impl Walk {
         let mut digest = Xxh3::new();
         digest.update(header);
         Walk { page_size, offset: header.len() as u64, sections: 0, state: State::Body, digest, index: Xxh3::new() }
+    }
+
+    /// What a reader says that is asked again after it has failed.
+    pub fn failed_before(&self) -> Error {
+        Error::Corrupt { place: Place { offset: self.offset, section: Name::UNREAD }, flaw: Flaw::Broken }
     }
 
     pub fn committed(&self) -> bool {

@@ -55,9 +55,9 @@ pub const ALL: &[Program] = &[
     },
     Program {
         name: "epoll",
-        needs: &["rustc"],
-        files: &[source!("epoll.rs")],
-        prepare: "rustc --edition 2021 -O -C target-feature=+crt-static epoll.rs -o prog",
+        needs: &["gcc"],
+        files: &[source!("epoll.c")],
+        prepare: "gcc -O2 -static -pthread epoll.c -o prog",
         run: &["./prog"],
         ..PLAIN
     },
