@@ -11,7 +11,7 @@
 
 use crate::error::{Blocker, Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
-use crate::kinds::memory::ask;
+use crate::kinds::memory::{ask, ldt};
 use crate::kinds::thread::encode;
 use crate::kinds::{keyring, landlock, semaphore};
 use crate::view::{ProcessView, ThreadView, TreeView};
@@ -214,6 +214,7 @@ fn ask_process(
     let mut first = batch.clone();
     let of_process = ProcessQuestions::queue(&mut first, &timers, living_children);
     let of_memory = ask::MemoryQuestions::queue(&mut first, &process.smaps);
+    let mut has_ldt = false;
     let work: Vec<(&Stopped, &Batch)> =
         visits.iter().enumerate().map(|(i, (_, stopped))| (*stopped, if i == 0 { &first } else { &batch })).collect();
     for (i, (outcome, (nth, stopped))) in puppet.run_each(&work).into_iter().zip(&visits).enumerate() {
@@ -221,6 +222,7 @@ fn ask_process(
         if i == 0 {
             of_process.read(&outcome, &timers, living_children, &mut answers);
             answers.memory = of_memory.read(&outcome);
+            has_ldt = of_memory.has_ldt(&outcome);
         }
         let thread = &mut answers.threads[*nth];
         let ThreadAnswers { registers, signal_mask, rseq, syscall_dispatch, .. } = std::mem::take(thread);
@@ -230,6 +232,9 @@ fn ask_process(
     if let Some((more, questions)) = ask::PolicyQuestions::queue(&answers.memory) {
         let outcome = puppet.run_in(visits[0].1, &more);
         questions.read(&outcome.step_on(pid, String::new, "asking for its NUMA policies")?, &mut answers.memory);
+    }
+    if let Some((_, first)) = visits.first().filter(|_| has_ldt) {
+        answers.memory.ldt = ldt::read(first, &mut puppet).map_err(|e| e.on(pid, "its local descriptor table"))?;
     }
     if let Some((_, first)) = visits.first() {
         answers.blockers.extend(keyring::check(process, &answers.threads, first, &mut puppet)?);

@@ -29,6 +29,9 @@ pub fn check(model: &Model) -> Result<(), KindError> {
         if p.threads.first().is_none_or(|t| t.tid != p.pid) {
             return bad(format!("the first thread of pid {} is missing", p.pid));
         }
+        if let Some(t) = p.threads.iter().find(|t| t.tls.len() % 16 != 0) {
+            return bad(format!("the descriptors of tid {} are cut short", t.tid));
+        }
         if let Some(t) = p.threads.iter().find(|t| t.tid <= 0 || !tids.insert(t.tid)) {
             return bad(format!("tid {} is not a tid or is there twice", t.tid));
         }
@@ -37,6 +40,9 @@ pub fn check(model: &Model) -> Result<(), KindError> {
         }
     }
     for mm in &model.mms {
+        if mm.ldt.len() % 8 != 0 || mm.ldt.len() > crate::kinds::memory::ldt::MOST {
+            return bad(format!("a local descriptor table of {} bytes", mm.ldt.len()));
+        }
         let mut end = 0;
         for v in &mm.vmas {
             if v.start < end || v.end <= v.start || v.start % 4096 != 0 || v.end % 4096 != 0 || v.end > 1 << 56 {

@@ -29,6 +29,7 @@ numbers! {
     SHUTDOWN = SYS_shutdown;
     SENDMSG = SYS_sendmsg;
     RECVMSG = SYS_recvmsg;
+    MODIFY_LDT = SYS_modify_ldt;
     MMAP = SYS_mmap;
     MUNMAP = SYS_munmap;
     MREMAP = SYS_mremap;

@@ -5,6 +5,10 @@ use crate::{Errno, Result};
 use std::mem::size_of;
 use std::os::raw::c_void;
 
+const PTRACE_GET_THREAD_AREA: u32 = 25;
+const PTRACE_SET_THREAD_AREA: u32 = 26;
+/// The entries of the GDT that each thread has for itself.
+const TLS_ENTRIES: std::ops::RangeInclusive<u64> = 12..=14;
 const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
 const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
@@ -168,6 +172,34 @@ impl Stopped {
         self.known.dispatch.set(None);
         let mut c = [config.0, config.1, config.2, config.3];
         self.ask(PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG, 32, c.as_mut_ptr().cast()).map(drop)
+    }
+
+    /// The entries of the GDT that the thread has set (`set_thread_area(2)`, which 64-bit programs reach by int 0x80), as
+    /// `struct user_desc` each. Empty where the kernel has no such calls.
+    pub fn tls_entries(&self) -> Result<Vec<[u8; 16]>> {
+        let mut set = Vec::new();
+        for entry in TLS_ENTRIES {
+            let mut found = [0_u8; 16];
+            match self.ask(PTRACE_GET_THREAD_AREA, entry, found.as_mut_ptr().cast()) {
+                Ok(_) => {}
+                Err(Errno(libc::EIO | libc::EINVAL)) => return Ok(set),
+                Err(e) => return Err(e),
+            }
+            // What an entry that nobody has set is told as: LDT_empty, of the kernel.
+            let mut unset = [0_u8; 16];
+            unset[..4].copy_from_slice(&(entry as u32).to_ne_bytes());
+            unset[12] = 1 << 3 | 1 << 5;
+            if found != unset {
+                set.push(found);
+            }
+        }
+        Ok(set)
+    }
+
+    /// Sets one of them.
+    pub fn set_tls_entry(&self, entry: &[u8; 16]) -> Result<()> {
+        let number = u32::from_ne_bytes([entry[0], entry[1], entry[2], entry[3]]);
+        self.ask(PTRACE_SET_THREAD_AREA, number.into(), entry.as_ptr().cast_mut().cast()).map(drop)
     }
 
     /// Debug registers DR0-DR3, DR6, DR7; all zero when DR7 arms none of them.

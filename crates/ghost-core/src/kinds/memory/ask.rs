@@ -6,7 +6,7 @@
 //!   The mode is asked of all, the nodes of those few that have one.
 //! - Whether a ring of `io_setup(2)` still has its context: `io_getevents(2)` for no event says so and takes none.
 
-use super::vma;
+use super::{ldt, vma};
 use ghost_image::record::vma::Special;
 use ghost_sys::nr;
 use ghost_sys::proc::Smap;
@@ -23,6 +23,8 @@ pub struct MemoryAnswers {
     pub policies: Vec<(u64, Vec<u8>)>,
     /// First addresses of AIO rings whose context is this process's.
     pub rings: Vec<u64>,
+    /// Its local descriptor table, as in the record.
+    pub ldt: Vec<u8>,
 }
 
 impl MemoryAnswers {
@@ -44,6 +46,7 @@ pub struct MemoryQuestions {
     starts: Vec<u64>,
     modes: Option<(Slot, DataRef)>,
     rings: Vec<(u64, Slot)>,
+    ldt: Slot,
 }
 
 struct Probe {
@@ -72,7 +75,12 @@ impl MemoryQuestions {
                 modes.get_or_insert((slot, room));
             }
         }
-        Self { probe: Probe::queue(batch), starts, modes, rings }
+        Self { probe: Probe::queue(batch), starts, modes, rings, ldt: ldt::ask(batch) }
+    }
+
+    /// Whether it has a local descriptor table, which is then to be read: [`ldt::read`].
+    pub fn has_ldt(&self, outcome: &Outcome) -> bool {
+        outcome.result(self.ldt).is_ok_and(|len| len > 0)
     }
 
     /// Reads what was answered; [`PolicyQuestions`] may be left.
@@ -89,6 +97,7 @@ impl MemoryQuestions {
             lock_onfault,
             policies: policies.map(|(_, start)| (*start, Vec::new())).collect(),
             rings: self.rings.iter().filter(|(_, s)| outcome.result(*s).is_ok()).map(|r| r.0).collect(),
+            ldt: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@
 pub mod aio;
 pub mod ask;
 pub mod exe;
+pub mod ldt;
 pub mod outside;
 pub mod pages;
 pub mod pages_out;
@@ -50,6 +51,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         let mut mm = rec::Mm { id, brk: cx.answers.processes[index].brk, exe: Some(exe), ..facts };
         mm.exe_file_id = crate::kinds::fd::export_exe(cx, index)?;
         let answers = &cx.answers.processes[index].memory;
+        mm.ldt.clone_from(&answers.ldt);
         (mm.mlock_future, mm.mlock_onfault) = (answers.lock_future, answers.lock_onfault);
         for smap in &process.smaps {
             if let Some(vma) = vma::export(cx, index, smap, &runs)? {
@@ -163,6 +165,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         for vma in mm.vmas.iter().filter(|v| v.sealed) {
             vma::seal(&mut cx.building[index].batch, vma);
         }
+        ldt::finish(cx, index, mm)?;
         if mm.mlock_future {
             // What is there already keeps what it has.
             let flags = libc::MCL_FUTURE | if mm.mlock_onfault { libc::MCL_ONFAULT } else { 0 };

@@ -270,6 +270,10 @@ fn state(thread: &Stopped, record: &rec::Thread, end: Option<Continue>) -> Resul
         let config = (d.mode, d.selector, d.offset, d.len);
         thread.set_syscall_dispatch(config).step("setting its syscall user dispatch")?;
     }
+    // Before the registers, which may select them.
+    for entry in record.tls.as_chunks().0 {
+        thread.set_tls_entry(entry).step("setting its entries of the descriptor table")?;
+    }
     thread.set_signal_mask(record.signal_mask).step("setting its signal mask")?;
     match (end, decode(&registers.general)) {
         (Some(Continue::Registers(regs)), _) => thread.set_registers(&regs).step("setting its registers"),

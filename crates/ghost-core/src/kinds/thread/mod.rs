@@ -273,6 +273,7 @@ fn export_thread(
         }),
         mce_kill: answers.mce_kill.map_or(0, |v| v + 1),
         mempolicy: answers.mempolicy.clone(),
+        tls: stopped.tls_entries().step("reading its entries of the descriptor table")?.concat(),
         keep_caps: answers.securebits & cred::SECBIT_KEEP_CAPS != 0,
         ..rec::Thread::default()
     })

@@ -5,10 +5,12 @@ use crate::{call, must};
 mod advice;
 mod anonymous;
 mod files;
+mod segments;
 mod special;
 
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[anonymous::VICTIMS, advice::VICTIMS, files::VICTIMS, special::VICTIMS];
+pub const TABLES: &[&[Victim]] =
+    &[anonymous::VICTIMS, advice::VICTIMS, files::VICTIMS, special::VICTIMS, segments::VICTIMS];
 
 const PAGE: usize = 4096;
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
