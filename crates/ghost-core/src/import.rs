@@ -261,6 +261,7 @@ fn prepare_inner(
     }
     crate::host::check(&model.host)?;
     crate::sane::check(&model)?;
+    memory::number::fits(&model)?;
     if options.pids == Pids::Same && options.wait_for_pids_ms > 0 && tree::any_pid_taken(&model) {
         // The source lives on this host and ends only when all of the ghost has been taken.
         intake.spool()?;

@@ -118,6 +118,10 @@ pub struct ThreadAnswers {
     pub syscall_dispatch: (u64, u64, u64, u64),
     /// Serial number of its session keyring, 0 for none.
     pub session_keyring: i32,
+    /// Where `request_key(2)` puts what it makes; 0 for the default.
+    pub request_key_keyring: u32,
+    /// Serial numbers of its thread keyring and its process keyring.
+    pub own_keyrings: [i32; 2],
     /// Whether it is in a Landlock domain.
     pub landlock: landlock::Look,
     /// Alternate signal stack: address, flags, size.
@@ -279,7 +283,7 @@ struct ThreadQuestions {
     tsc: (Slot, DataRef),
     cpuid: Slot,
     mce_kill: Slot,
-    keyring: Slot,
+    keyring: keyring::Asked,
     landlock: Option<Slot>,
     speculation: [Slot; SPECULATION_SWITCHES as usize],
 }
@@ -326,7 +330,9 @@ impl ThreadQuestions {
             tsc_mode: number(self.tsc.0).map_or(0, |_| outcome.u32(self.tsc.1)),
             cpuid: number(self.cpuid).map(|v| v != 0),
             mce_kill: number(self.mce_kill),
-            session_keyring: keyring::answer(outcome, self.keyring),
+            session_keyring: self.keyring.session(outcome),
+            own_keyrings: self.keyring.own(outcome),
+            request_key_keyring: self.keyring.of_requests(outcome),
             landlock: landlock::answer(outcome, self.landlock),
             speculation: self.speculation.map(number),
             ..ThreadAnswers::default()

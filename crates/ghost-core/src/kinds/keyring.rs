@@ -1,9 +1,10 @@
-//! Session keyrings: `keyrings(7)`, `keyctl(2)`. They do not travel: a key's payload may be for the kernel alone.
+//! Keyrings: `keyrings(7)`, `keyctl(2)`. They do not travel: a key's payload may be for the kernel alone.
 //!
 //! Asked inside: KEYCTL_GET_KEYRING_ID of the session keyring, KEYCTL_READ of what is linked to it, KEYCTL_DESCRIBE of each. A
 //! process that comes back has the session keyring of the restorer, so nothing is lost where it was ghost's own already, or
 //! holds nothing but what every login gets: the keyrings of the user (`pam_keyinit(8)`), and the name that systemd gives to the
-//! start of a service. Refused: any other key, and a thread that has joined another keyring than its process.
+//! start of a service. Refused: any other key, and a thread that has joined another keyring than its process. The keyring of a thread or
+//! of a process is refused even if it is empty: it is there only for those who made it, and they may know its number.
 
 use crate::error::{Blocker, Context, KindError};
 use crate::inquiry::ThreadAnswers;
@@ -15,20 +16,59 @@ use ghost_sys::remote::{Batch, Outcome, Puppet, Slot};
 const KEYCTL_GET_KEYRING_ID: i32 = 0;
 const KEYCTL_DESCRIBE: i32 = 6;
 const KEYCTL_READ: i32 = 11;
+const KEYCTL_SET_REQKEY_KEYRING: i32 = 14;
+/// KEY_REQKEY_DEFL_NO_CHANGE: only tells.
+const NO_CHANGE: i32 = -1;
 const KEY_SPEC_SESSION_KEYRING: i32 = -3;
+/// KEY_SPEC_THREAD_KEYRING and KEY_SPEC_PROCESS_KEYRING: nobody has one who did not ask for it.
+const OWN: [(i32, &str); 2] = [(-1, "thread keyring"), (-2, "process keyring")];
 /// More keys than these are not looked at one by one: nobody's login has as many.
 const LOOKED_AT: usize = 16;
 const DESCRIPTION_LEN: usize = 256;
 
-/// Queues the question for the session keyring of a thread.
-pub(crate) fn ask(batch: &mut Batch) -> Slot {
-    let args = [KEYCTL_GET_KEYRING_ID.into(), KEY_SPEC_SESSION_KEYRING.into(), 0.into()];
-    batch.try_call("KEYCTL_GET_KEYRING_ID", nr::KEYCTL, &args)
+/// Where in a batch the answers of a thread will be.
+pub(crate) struct Asked {
+    session: Slot,
+    own: [Slot; 2],
+    of_requests: Slot,
 }
 
-/// The serial number that was answered; 0 where the kernel has no keyrings or gives none.
-pub(crate) fn answer(outcome: &Outcome, asked: Slot) -> i32 {
-    outcome.result(asked).map_or(0, |serial| serial as i32)
+/// Queues the questions for the keyrings of a thread. None is made by it.
+pub(crate) fn ask(batch: &mut Batch) -> Asked {
+    let mut ask = |which: i32| {
+        let args = [KEYCTL_GET_KEYRING_ID.into(), which.into(), 0.into()];
+        batch.try_call("KEYCTL_GET_KEYRING_ID", nr::KEYCTL, &args)
+    };
+    let (session, own) = (ask(KEY_SPEC_SESSION_KEYRING), OWN.map(|(which, _)| ask(which)));
+    let args = [KEYCTL_SET_REQKEY_KEYRING.into(), NO_CHANGE.into()];
+    Asked { session, own, of_requests: batch.try_call("KEYCTL_SET_REQKEY_KEYRING", nr::KEYCTL, &args) }
+}
+
+impl Asked {
+    /// The serial number that was answered; 0 where the kernel has no keyrings or gives none.
+    pub(crate) fn session(&self, outcome: &Outcome) -> i32 {
+        serial(outcome, self.session)
+    }
+    /// Where keys go that `request_key(2)` makes.
+    pub(crate) fn of_requests(&self, outcome: &Outcome) -> u32 {
+        outcome.result(self.of_requests).map_or(0, |which| which as u32)
+    }
+    /// The same of the thread's own and the process's own.
+    pub(crate) fn own(&self, outcome: &Outcome) -> [i32; 2] {
+        self.own.map(|slot| serial(outcome, slot))
+    }
+}
+
+/// Queues the choice of where keys go that `request_key(2)` makes. A thread that chose a keyring of its own has it, and is refused.
+pub(crate) fn choose(batch: &mut Batch, which: u32) {
+    if which != 0 {
+        let args = [KEYCTL_SET_REQKEY_KEYRING.into(), which.into()];
+        batch.call("KEYCTL_SET_REQKEY_KEYRING", nr::KEYCTL, &args);
+    }
+}
+
+fn serial(outcome: &Outcome, slot: Slot) -> i32 {
+    outcome.result(slot).map_or(0, |serial| serial as i32)
 }
 
 /// What of the keyrings of this process cannot travel, asked by its first living thread.
@@ -38,15 +78,25 @@ pub(crate) fn check(
     first: &Stopped,
     puppet: &mut Puppet,
 ) -> Result<Option<Blocker>, KindError> {
-    let blocker = |why: String| Blocker {
+    let blocker_of = |which: &str, why: String| Blocker {
         pid: process.pid,
         comm: process.comm(),
         kind: "keyring",
-        subject: "session keyring".into(),
+        subject: which.into(),
         why,
-        advice: "start it without a session keyring of its own, or lose the keys with --accept keyring".into(),
+        advice: format!("start it without a {which} of its own, or lose the keys with --accept keyring"),
         passes: false,
     };
+    let blocker = |why: String| blocker_of("session keyring", why);
+    for (i, (_, which)) in OWN.iter().enumerate() {
+        if let Some(has) = threads.iter().position(|t| t.own_keyrings[i] != 0) {
+            let (tid, serial) = (process.threads[has].tid, threads[has].own_keyrings[i]);
+            return Ok(Some(blocker_of(
+                which,
+                format!("thread {tid} has one ({serial:x}), and no other can be given its number"),
+            )));
+        }
+    }
     let Some(leader) = process.threads.iter().position(|t| t.tid == first.tid()) else { return Ok(None) };
     let own = threads[leader].session_keyring;
     // Without one of its own a thread is answered with the user session keyring of its real uid.

@@ -11,6 +11,7 @@ pub mod aio;
 pub mod ask;
 pub mod exe;
 pub mod ldt;
+pub mod number;
 pub mod outside;
 pub mod pages;
 pub mod pages_out;
@@ -33,6 +34,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
     for process in &view.processes {
         vma::check(process, out);
     }
+    number::check(view, out);
     outside::check(view, out);
     sysv::check(view, out);
 }
@@ -106,7 +108,9 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let mut handed = vma::hand_over_files(cx, &owners, |_| true)?;
     for (mm, index) in owners {
         let numbers = handed.remove(&index).unwrap_or_default();
+        // Before the others: to move a mapping the kernel wants room for four more.
         here.park(cx, index, mm)?;
+        here.place(cx, index, mm)?;
         sysv::attach(cx, index, mm);
         for vma in &mm.vmas {
             vma::import(&mut cx.building[index].batch, vma, &numbers);
@@ -114,7 +118,6 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
                 cx.flush(index)?;
             }
         }
-        here.place(cx, index, mm)?;
         for number in vma::distinct(&numbers) {
             cx.building[index].batch.call("close of a mapped file", libc::SYS_close, &[number.into()]);
         }

@@ -273,6 +273,7 @@ fn export_thread(
         }),
         mce_kill: answers.mce_kill.map_or(0, |v| v + 1),
         mempolicy: answers.mempolicy.clone(),
+        request_key_keyring: answers.request_key_keyring,
         tls: stopped.tls_entries().step("reading its entries of the descriptor table")?.concat(),
         keep_caps: answers.securebits & cred::SECBIT_KEEP_CAPS != 0,
         ..rec::Thread::default()
@@ -406,6 +407,7 @@ fn attributes(batch: &mut Batch, cx: &ImportCx<'_>, index: usize, t: &rec::Threa
         // PR_MCE_KILL_SET
         batch.call("PR_MCE_KILL", nr::PRCTL, &[PR_MCE_KILL.into(), 1.into(), value.into()]);
     }
+    super::keyring::choose(batch, t.request_key_keyring);
     for s in &t.spec_ctrl {
         let args = [PR_SET_SPECULATION_CTRL.into(), s.which.into(), s.value.into()];
         batch.call(format!("PR_SET_SPECULATION_CTRL of switch {}", s.which), nr::PRCTL, &args);

@@ -126,6 +126,14 @@ pub(super) const VICTIMS: &[Victim] = &[
         let wrong = (0..N).find(|i| m.get(2 * i * PAGE) != (i % 251) as u8);
         v.eq("first page that differs", None, wrong);
     }),
+    flagged("most-mappings", &[Flag::Seconds(120)], |v| {
+        // As many as a process can have that is to be rebuilt.
+        let Some(m) = all_mappings_but(2) else { v.skip("vm.max_map_count is too high to be used up") };
+        v.keep("how many there are", mappings);
+        v.wait();
+        v.check("every other page is read-only", (1..2000).step_by(2).all(|i| !writable(m.at + i * PAGE)));
+        v.check("the others are as they were", m.numbered());
+    }),
     victim("sparse-tib", |v| {
         let size = 2usize << 40;
         let m = Map::new(size, RW, PRIVATE | NORESERVE, -1, 0);
@@ -277,3 +285,35 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.eq("first page that is not of the last round", None, wrong);
     }),
 ];
+
+/// How many mappings this process has, as the kernel counts them. Takes no memory, which might be a mapping more.
+pub(crate) fn mappings() -> usize {
+    let file = must!(open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY));
+    let (mut lines, mut room) = (0, [0u8; 8192]);
+    loop {
+        let len = must!(read(file, room.as_mut_ptr().cast(), room.len())) as usize;
+        let text = &room[..len];
+        lines += text.iter().filter(|b| **b == b'\n').count();
+        lines -= usize::from(text.ends_with(b"[vsyscall]\n"));
+        if len == 0 {
+            must!(close(file));
+            return lines;
+        }
+    }
+}
+
+/// Divides memory until only `left` of `vm.max_map_count` are left; even pages of it hold their number, odd ones are read-only.
+pub(crate) fn all_mappings_but(left: usize) -> Option<Map> {
+    let limit: usize = proc::read("/proc/sys/vm/max_map_count").trim().parse().ok()?;
+    let goal = limit.checked_sub(left).filter(|goal| *goal < 100_000)?;
+    let m = Map::anonymous((goal - mappings()) / 2 * 2 * PAGE);
+    for i in (0..m.len / PAGE).step_by(2) {
+        m.put(i * PAGE, (i % 251) as u8);
+        m.pages(i + 1, 1).protect(libc::PROT_READ);
+    }
+    for i in mappings()..goal {
+        // Of changing protection, so that no two become one.
+        Map::new(PAGE, if i % 2 == 0 { libc::PROT_EXEC } else { libc::PROT_READ | libc::PROT_EXEC }, PRIVATE, -1, 0);
+    }
+    Some(m)
+}

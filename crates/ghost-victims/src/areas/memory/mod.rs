@@ -12,13 +12,15 @@ mod special;
 pub const TABLES: &[&[Victim]] =
     &[anonymous::VICTIMS, advice::VICTIMS, files::VICTIMS, special::VICTIMS, segments::VICTIMS];
 
+pub(crate) use anonymous::all_mappings_but;
+
 const PAGE: usize = 4096;
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 /// A mapping that a victim made; never unmapped by itself.
 #[derive(Clone, Copy)]
-struct Map {
+pub(crate) struct Map {
     at: usize,
     len: usize,
 }
@@ -74,6 +76,13 @@ impl Map {
         assert!(offset < self.len);
         // SAFETY: within the mapping.
         unsafe { ((self.at + offset) as *const u8).read_volatile() }
+    }
+
+    /// Whether each even page begins with its number, as [`all_mappings_but`] leaves them; then it is unmapped.
+    pub(crate) fn numbered(self) -> bool {
+        let right = (0..self.len / PAGE).step_by(2).all(|i| self.get(i * PAGE) == (i % 251) as u8);
+        must!(munmap(self.at as *mut libc::c_void, self.len));
+        right
     }
 
     fn protect(self, prot: i32) {

@@ -189,6 +189,16 @@ pub(super) const VICTIMS: &[Victim] = &[
         }
         v.wait();
     }),
+    victim("request-key-keyring", |v| {
+        // Keys that request_key(2) makes go to the keyring of the user.
+        const SET_REQKEY_KEYRING: i64 = 14;
+        const USER: i64 = 4;
+        if raw!(libc::SYS_keyctl, SET_REQKEY_KEYRING, USER).is_err() {
+            v.skip("no keyrings");
+        }
+        v.wait();
+        v.eq("the choice", Ok(USER), raw!(libc::SYS_keyctl, SET_REQKEY_KEYRING, -1));
+    }),
     victim("loginuid", |v| {
         let before = proc::read("/proc/self/loginuid");
         if before.trim() != "4294967295" {

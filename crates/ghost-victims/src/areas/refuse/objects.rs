@@ -12,6 +12,21 @@ const fn two(low: u32, high: u32) -> u64 {
     low as u64 | (high as u64) << 32
 }
 
+/// A keyring that only its owner knows, with a key in it.
+fn own_keyring(which: i64, s: &mut Ctx) -> Res {
+    const GET_KEYRING_ID: i64 = 0;
+    const READ: i64 = 11;
+    let ring = |create| fd::raw("keyctl", libc::SYS_keyctl, [GET_KEYRING_ID, which, create, 0, 0, 0]);
+    let Ok(serial) = ring(1) else { s.skip("no keyrings") };
+    let args = [c"user".as_ptr() as i64, c"victim:own".as_ptr() as i64, c"secret".as_ptr() as i64, 6, which, 0];
+    let key = fd::raw("add_key", libc::SYS_add_key, args)?;
+    s.wait();
+    same("its number", serial, ring(0)?)?;
+    let mut buf = [0u8; 20];
+    let n = fd::raw("keyctl", libc::SYS_keyctl, [READ, key, buf.as_mut_ptr() as i64, 20, 0, 0])?;
+    same_bytes("key of the keyring", b"secret", &buf[..n as usize])
+}
+
 /// A ruleset that handles the opening of files for writing, and so forbids it where no rule allows it.
 fn writing_ruleset() -> Result<i64, Errno> {
     const WRITE_FILE: u64 = 2;
@@ -138,6 +153,11 @@ pub(super) const VICTIMS: &[Victim] = &[
         }
     }),
     // ---- memory ---------------------------------------------------------------------------------------------
+    row!("mappings-at-limit", [Flag::Refuse("mappings"), Flag::Seconds(60)], |s| {
+        let Some(m) = crate::areas::memory::all_mappings_but(0) else { s.skip("vm.max_map_count is too high") };
+        s.wait();
+        truth("the pages are there", m.numbered())?;
+    }),
     row!("userfaultfd", [Flag::Refuse("userfaultfd")], |s| {
         const USER_MODE_ONLY: i64 = 1;
         let nonblock = i64::from(libc::O_NONBLOCK | libc::O_CLOEXEC);
@@ -316,6 +336,22 @@ pub(super) const VICTIMS: &[Victim] = &[
         let mut buf = [0u8; 20];
         let n = fd::raw("keyctl", libc::SYS_keyctl, [READ, key, buf.as_mut_ptr() as i64, 20, 0, 0])?;
         same_bytes("key of the session keyring", b"secret", &buf[..n as usize])?;
+    }),
+    row!("keyring-of-process", [Flag::Refuse("keyring"), Flag::Asked], |s| {
+        const PROCESS: i64 = -2;
+        own_keyring(PROCESS, s)?;
+    }),
+    row!("keyring-of-thread", [Flag::Refuse("keyring"), Flag::Asked], |s| {
+        const THREAD: i64 = -1;
+        let team = s.team(2, |i, t| {
+            if i == 1 {
+                crate::kit::run(t, |t| own_keyring(THREAD, t));
+            } else {
+                t.wait();
+            }
+        });
+        s.wait();
+        s.gather(team);
     }),
     row!("landlock-domain", [Flag::Refuse("landlock"), Flag::Asked], |s| {
         landlocked_child(s, 0)?;
