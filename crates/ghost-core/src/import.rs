@@ -29,6 +29,37 @@ pub struct Building {
     pub batch: Batch,
 }
 
+/// A thread under construction that has a descriptor table or directories apart from its process.
+#[derive(Clone, Copy, Debug)]
+pub struct Apart {
+    /// Its process, by index.
+    pub process: usize,
+    /// Its place among the threads of that.
+    pub thread: usize,
+}
+
+impl Apart {
+    /// Its record.
+    pub fn record<'a>(&self, model: &'a Model) -> &'a rec::Thread {
+        &model.processes[self.process].threads[self.thread]
+    }
+    /// The id of its descriptor table.
+    pub fn table(&self, model: &Model) -> u32 {
+        let own = self.record(model).fd_table_id;
+        if own == 0 { model.processes[self.process].fd_table_id } else { own }
+    }
+    /// The id of its directories.
+    pub fn fs(&self, model: &Model) -> u32 {
+        let own = self.record(model).fs_id;
+        if own == 0 { model.processes[self.process].fs_id } else { own }
+    }
+}
+
+/// The record of each of [`ImportCx::building`].
+fn records<'a>(model: &'a Model, apart: &'a [Apart]) -> impl Iterator<Item = &'a rec::Process> {
+    model.processes.iter().chain(apart.iter().map(|a| &model.processes[a.process]))
+}
+
 /// What the kinds work on while a tree is imported.
 #[derive(Debug)]
 pub struct ImportCx<'a> {
@@ -36,8 +67,10 @@ pub struct ImportCx<'a> {
     pub model: &'a Model,
     /// What the caller chose.
     pub options: &'a ImportOptions,
-    /// The processes, in the order of `model.processes`.
+    /// The processes, in the order of `model.processes`; behind them, for as long as those are filled, the threads of `apart`.
     pub building: Vec<Building>,
+    /// Threads that have a descriptor table or directories apart from their process.
+    pub apart: Vec<Apart>,
     /// Where the stubs live: free in every address space of the tree.
     pub layout: StubLayout,
     /// Pids and tids of the ghost to those of now.
@@ -67,9 +100,10 @@ impl ImportCx<'_> {
     pub fn pid(&self, old: Pid) -> Pid {
         self.pids.get(&old).copied().unwrap_or(old)
     }
-    /// The record of a process under construction.
+    /// The record of a process under construction; of a thread apart, that of its process.
     pub fn record(&self, index: usize) -> &rec::Process {
-        &self.model.processes[index]
+        let apart = index.checked_sub(self.model.processes.len());
+        &self.model.processes[apart.map_or(index, |k| self.apart[k].process)]
     }
     /// Makes the calls queued on this process.
     pub fn flush(&mut self, index: usize) -> Result<Option<Outcome>, KindError> {
@@ -87,7 +121,8 @@ impl ImportCx<'_> {
         let batches: Vec<Batch> = self.building.iter_mut().map(|b| std::mem::take(&mut b.batch)).collect();
         let mut olds = Vec::new();
         let mut work = Vec::new();
-        for ((b, batch), rec) in self.building.iter_mut().zip(&batches).zip(&self.model.processes) {
+        let records = records(self.model, &self.apart);
+        for ((b, batch), rec) in self.building.iter_mut().zip(&batches).zip(records) {
             if let (Some(stub), false) = (b.leader.as_mut(), batch.is_empty()) {
                 olds.push(rec.pid);
                 work.push((stub, batch));
@@ -176,11 +211,12 @@ impl ImportCx<'_> {
         let mut olds = Vec::with_capacity(who.len());
         let mut work = Vec::with_capacity(who.len());
         let mut rest = who.iter().peekable();
-        for (index, b) in self.building.iter_mut().enumerate() {
+        let records = records(self.model, &self.apart);
+        for ((index, b), record) in self.building.iter_mut().enumerate().zip(records) {
             if rest.next_if(|w| **w == index).is_some()
                 && let Some(stub) = b.leader.as_mut()
             {
-                let old = self.model.processes[index].pid;
+                let old = record.pid;
                 ghost_sys::scm::send(self.control.as_fd(), fds).step_on(
                     old,
                     String::new,
@@ -286,6 +322,7 @@ fn prepare_inner(
         model: &model,
         options,
         building: Vec::new(),
+        apart: Vec::new(),
         layout: layout(&model)?,
         pids: PidMap::new(),
         files: HashMap::new(),

@@ -29,7 +29,7 @@ pub fn end(model: &Model) -> Result<(), KindError> {
     let view = TreeView::collect(&pids)?;
     let process =
         view.processes.first().ok_or_else(|| KindError::conflict(STEP, "it has just ended").on(root.pid, ""))?;
-    let runs = path_of_link(process, "exe")?;
+    let runs = path_of_link(process.pid, &process.dir, "exe")?;
     let exe = model.mms.iter().find(|m| m.id == root.mm_id).and_then(|m| m.exe.as_ref());
     let named_alike = root.threads.first().is_some_and(|t| t.comm == process.comm());
     let never_ended = process.stat.starttime.saturating_mul(10_000_000) == root.start_time_ns;

@@ -32,6 +32,13 @@ pub fn check(model: &Model) -> Result<(), KindError> {
         if let Some(t) = p.threads.iter().find(|t| t.tls.len() % 16 != 0) {
             return bad(format!("the descriptors of tid {} are cut short", t.tid));
         }
+        let lost = |t: &&rec::Thread| {
+            (t.fd_table_id != 0 && model.fd_table(t.fd_table_id).is_none())
+                || (t.fs_id != 0 && model.fs(t.fs_id).is_none())
+        };
+        if let Some(t) = p.threads.iter().find(lost) {
+            return bad(format!("tid {} lacks its descriptors or its directories", t.tid));
+        }
         if let Some(t) = p.threads.iter().find(|t| t.tid <= 0 || !tids.insert(t.tid)) {
             return bad(format!("tid {} is not a tid or is there twice", t.tid));
         }

@@ -63,14 +63,14 @@ impl Shared {
         self.files
     }
 
-    /// Remembers that descriptor `fd` of the process at `process` is this description.
-    pub fn note_fd(&mut self, process: usize, fd: i32, id: u32) {
-        self.by_fd.insert((process, fd), id);
+    /// Remembers that descriptor `fd` of the table with this number is this description.
+    pub fn note_fd(&mut self, table: usize, fd: i32, id: u32) {
+        self.by_fd.insert((table, fd), id);
     }
 
     /// The description of this descriptor, once the descriptor tables are exported.
-    pub fn of_fd(&self, process: usize, fd: i32) -> Option<u32> {
-        self.by_fd.get(&(process, fd)).copied()
+    pub fn of_fd(&self, table: usize, fd: i32) -> Option<u32> {
+        self.by_fd.get(&(table, fd)).copied()
     }
 
     /// The description that `compare` finds equal among those of this inode.

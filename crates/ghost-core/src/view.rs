@@ -3,15 +3,16 @@
 //! A view is taken without touching anything, of a running tree (`ghost check`) or of a frozen one (export).
 
 pub mod descriptor;
+pub mod sharing;
 
 pub use descriptor::{FdView, SocketView};
+pub use sharing::{Apart, Crossed};
 
 use crate::abreast;
 use crate::error::{Context, KindError};
-use ghost_sys::kcmp::{self, Resource};
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::{Pid, pidfd};
-use std::cmp::Ordering;
+use sharing::Sharing;
 use std::os::fd::OwnedFd;
 
 /// One process, seen from outside.
@@ -52,6 +53,10 @@ pub struct ThreadView {
     pub tid: Pid,
     /// /proc/PID/task/TID/status.
     pub status: proc::Status,
+    /// Whose descriptor table it has, when it is not that of its process: by index into [`TreeView::apart`].
+    pub files: Option<usize>,
+    /// Likewise cwd, root and umask.
+    pub fs: Option<usize>,
 }
 
 impl ProcessView {
@@ -70,6 +75,10 @@ impl ProcessView {
 pub struct TreeView {
     /// The processes; the root is the first.
     pub processes: Vec<ProcessView>,
+    /// Threads that have what others share with their process.
+    pub apart: Vec<Apart>,
+    /// Where such a thread shares it with another process.
+    pub crossed: Vec<Crossed>,
     /// Descriptions that the user leaves behind by name: `pipe:[123]`, `fd:5`.
     pub external: Vec<String>,
     /// Who outside holds pipes and sockets of the tree; searched once, when somebody asks.
@@ -119,22 +128,13 @@ impl TreeView {
     /// A process that has gone meanwhile is left out, unless it is the root.
     pub fn collect(pids: &[Pid]) -> Result<Self, KindError> {
         let mut view = Self::default();
-        let mut sharers = [
-            Sharers::new(Resource::Vm),
-            Sharers::new(Resource::Files),
-            Sharers::new(Resource::Fs),
-            Sharers::new(Resource::Sighand),
-        ];
+        let mut sharing = Sharing::new();
         make_room(3 * pids.len());
         let looked = abreast::each(&pids.iter().enumerate().collect::<Vec<_>>(), WORTH, |&(i, &pid)| look(pid, i == 0));
         for process in looked {
             let Some(mut process) = process? else { continue };
             if !process.is_zombie() {
-                let (index, pid, live) = (view.processes.len(), process.pid, process.live);
-                let [mm, files, fs, sighand] =
-                    sharers.each_mut().map(|s| s.find(&view.processes, live, index).step_on(pid, String::new, "kcmp"));
-                (process.shares_mm, process.shares_files) = (mm?, files?);
-                (process.shares_fs, process.shares_sighand) = (fs?, sighand?);
+                sharing.look(&mut view, &mut process)?;
             }
             view.processes.push(process);
         }
@@ -157,6 +157,13 @@ impl TreeView {
                 parts.extend(numbers.chunks(DESCRIPTORS).map(|some| Part::Descriptors(index, some.to_vec())));
             }
         }
+        for (k, apart) in self.apart.iter().enumerate().filter(|(_, a)| a.files && a.pidfd.is_some()) {
+            let (pid, what) = (processes[apart.process].pid, || format!("tid {}", apart.tid));
+            let mut numbers = proc::read_fds(&apart.dir).step_on(pid, what, "listing its descriptors")?;
+            numbers.sort_unstable();
+            let number = processes.len() + k;
+            parts.extend(numbers.chunks(DESCRIPTORS).map(|some| Part::Descriptors(number, some.to_vec())));
+        }
         make_room(parts.iter().map(Part::descriptors).sum());
         let seen = abreast::each(&parts, WORTH, |part| match part {
             Part::Memory(index) => {
@@ -165,13 +172,21 @@ impl TreeView {
                 Ok(Seen::Memory(*index, smaps))
             }
             Part::Descriptors(index, numbers) => {
-                Ok(Seen::Descriptors(*index, descriptor::look(&processes[*index], numbers)?))
+                let of = match (processes.get(*index), index.checked_sub(processes.len()).map(|k| &self.apart[k])) {
+                    (_, Some(Apart { process, pidfd: Some(pidfd), dir, .. })) => (processes[*process].pid, pidfd, dir),
+                    (Some(p), _) => (p.pid, &p.pidfd, &p.dir),
+                    _ => return Ok(Seen::Descriptors(*index, Vec::new())),
+                };
+                Ok(Seen::Descriptors(*index, descriptor::look(of, numbers)?))
             }
         });
         for seen in seen {
             match seen? {
                 Seen::Memory(index, smaps) => self.processes[index].smaps = smaps,
-                Seen::Descriptors(index, fds) => self.processes[index].fds.extend(fds),
+                Seen::Descriptors(index, fds) => match index.checked_sub(self.processes.len()) {
+                    None => self.processes[index].fds.extend(fds),
+                    Some(k) => self.apart[k].fds.extend(fds),
+                },
             }
         }
         Ok(())
@@ -208,36 +223,6 @@ fn make_room(more: usize) {
 /// Descriptors for which every process has room.
 const FIRST_ROOM: usize = 64;
 
-/// Processes that have an object of one sort of their own, in the order in which kcmp sorts those objects.
-struct Sharers {
-    sort: Resource,
-    ordered: Vec<usize>,
-}
-
-impl Sharers {
-    fn new(sort: Resource) -> Self {
-        Self { sort, ordered: Vec::new() }
-    }
-    /// The earlier process with the same object, found by binary search; or notes this one as the first.
-    fn find(&mut self, before: &[ProcessView], pid: Pid, index: usize) -> ghost_sys::Result<Option<usize>> {
-        let mut failed = None;
-        let found = self.ordered.binary_search_by(|&other| {
-            kcmp::kcmp(before[other].live, pid, self.sort, 0, 0).unwrap_or_else(|e| {
-                failed = Some(e);
-                Ordering::Equal
-            })
-        });
-        match (failed, found) {
-            (Some(e), _) => Err(e),
-            (None, Ok(at)) => Ok(Some(self.ordered[at])),
-            (None, Err(at)) => {
-                self.ordered.insert(at, index);
-                Ok(None)
-            }
-        }
-    }
-}
-
 fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
     let opened = ProcDir::open(pid).and_then(|dir| Ok((proc::read_stat(&dir)?, proc::read_status(&dir)?, dir)));
     let (stat, status, dir) = match opened {
@@ -254,9 +239,9 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
     let mut threads = Vec::with_capacity(tids.len());
     for tid in tids {
         if tid == pid {
-            threads.push(ThreadView { tid, status: status.clone() });
+            threads.push(ThreadView { tid, status: status.clone(), files: None, fs: None });
         } else if let Ok(status) = dir.parse(&format!("task/{tid}/status"), proc::parse_status) {
-            threads.push(ThreadView { tid, status });
+            threads.push(ThreadView { tid, status, files: None, fs: None });
         }
     }
     // A leader that has ended before its threads has neither memory nor descriptors any more.

@@ -4,13 +4,12 @@
 //! pipes and sockets, but for one thing: locks. `/proc/locks` lists those, but whoever reads it waits for all CPUs (RCU, some 13 ms), and
 //! it leaves out what a process has locked that has ended, where procfs belongs to a pid namespace of its own.
 
-use super::ProcessView;
 use crate::error::{Context, KindError};
 use crate::kinds::fd::class::Class;
 use crate::kinds::socket;
 use ghost_image::record as rec;
-use ghost_sys::pidfd;
 use ghost_sys::proc::{self, ProcDir};
+use ghost_sys::{Pid, pidfd};
 use rustix::fs::FileType;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -44,17 +43,17 @@ pub struct SocketView {
 }
 
 /// Looks at descriptors of a process by their numbers; one that is closed meanwhile is left out.
-pub(super) fn look(process: &ProcessView, numbers: &[i32]) -> Result<Vec<FdView>, KindError> {
+pub(super) fn look((pid, pidfd, dir): (Pid, &OwnedFd, &ProcDir), numbers: &[i32]) -> Result<Vec<FdView>, KindError> {
     let mut defaults = socket::options::Defaults::default();
     let mut fds = Vec::with_capacity(numbers.len());
     for &fd in numbers {
         let what = || format!("fd {fd}");
-        let ours = match pidfd::getfd(process.pidfd.as_fd(), fd) {
+        let ours = match pidfd::getfd(pidfd.as_fd(), fd) {
             Ok(ours) => ours,
             Err(ghost_sys::Errno(libc::EBADF)) => continue, // a running process may close it
-            Err(e) => return Err(KindError::new("pidfd_getfd", e).on(process.pid, what())),
+            Err(e) => return Err(KindError::new("pidfd_getfd", e).on(pid, what())),
         };
-        fds.push(FdView::of(&process.dir, fd, ours, &mut defaults).map_err(|e| e.on(process.pid, what()))?);
+        fds.push(FdView::of(dir, fd, ours, &mut defaults).map_err(|e| e.on(pid, what()))?);
     }
     Ok(fds)
 }

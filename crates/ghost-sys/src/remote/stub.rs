@@ -251,14 +251,21 @@ impl Stub {
         self.run(&batch).map(drop)
     }
 
+    /// Makes a thread with this tid and this clear_child_tid address (0: any, none) that shares of descriptors (CLONE_FILES) and
+    /// directories (CLONE_FS) only what `shared` says; it starts as a stub.
+    pub fn spawn_thread(&mut self, tid: (Pid, u64), shared: u64) -> Result<Stub, RemoteError> {
+        let mut made = self.spawn_threads_sharing(&[tid], shared)?;
+        made.pop().ok_or_else(|| step("making a thread")(Errno(libc::ECHILD)))
+    }
+
     /// Makes threads with these tids and these clear_child_tid addresses (0: any, none); all start as stubs.
     pub fn spawn_threads(&mut self, tids: &[(Pid, u64)]) -> Result<Vec<Stub>, RemoteError> {
-        let flags = (libc::CLONE_VM
-            | libc::CLONE_FS
-            | libc::CLONE_FILES
-            | libc::CLONE_SIGHAND
-            | libc::CLONE_THREAD
-            | libc::CLONE_SYSVSEM) as u64;
+        self.spawn_threads_sharing(tids, (libc::CLONE_FS | libc::CLONE_FILES) as u64)
+    }
+
+    fn spawn_threads_sharing(&mut self, tids: &[(Pid, u64)], shared: u64) -> Result<Vec<Stub>, RemoteError> {
+        let always = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
+        let flags = always as u64 | shared;
         let mut stubs = Vec::with_capacity(tids.len());
         for part in tids.chunks(self.births_at_once()) {
             let births: Vec<_> = part

@@ -33,7 +33,7 @@ const ANYTHING: u32 = 0x7 | 0x2000;
 const CTL_ADD: u64 = 1;
 const CTL_MOD: u64 = 3;
 
-/// Where a description was seen: process and descriptor.
+/// Where a description was seen: number of the table, and descriptor.
 type Place = (usize, i32);
 
 /// Refuses a target that no process of the tree has.
@@ -67,20 +67,20 @@ fn find(view: &TreeView, epoll: BorrowedFd<'_>, target: &EpollTarget, nth: u32) 
         (target.ino == 0 || fd.stat.st_ino == target.ino)
             && fdops::compare_epoll(fd.ours.as_fd(), epoll, target.fd, nth) == Ok(Ordering::Equal)
     };
-    let all = || view.processes.iter().enumerate();
+    let all = || view.tables().map(|(number, _, fds)| (number, fds));
     // Nearly always it still has the number by which it was added.
-    let by_number = all().find_map(|(i, p)| {
-        let at = p.fds.binary_search_by_key(&target.fd, |f| f.fd).ok()?;
-        is_it(&p.fds[at]).then_some((i, target.fd))
+    let by_number = all().find_map(|(i, fds)| {
+        let at = fds.binary_search_by_key(&target.fd, |f| f.fd).ok()?;
+        is_it(&fds[at]).then_some((i, target.fd))
     });
-    by_number.or_else(|| all().find_map(|(i, p)| p.fds.iter().find(|f| is_it(f)).map(|f| (i, f.fd))))
+    by_number.or_else(|| all().find_map(|(i, fds)| fds.iter().find(|f| is_it(f)).map(|f| (i, f.fd))))
 }
 
 /// What is written of it; targets are named by the ids that their descriptions get once all tables are written.
 pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> rec::Epoll {
     let mut entries = Vec::with_capacity(fd.info.epoll.len());
     for (target, place) in targets(cx.view, fd) {
-        let Some((process, number)) = place else {
+        let Some((table, number)) = place else {
             let text = format!("its target that was fd {} is lost, as accepted", target.fd);
             cx.notes.push(note(0, "epoll", subject(fd), text));
             continue;
@@ -90,7 +90,7 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> rec::Epoll {
             file_id: number as u32,
             events: target.events,
             data: target.data,
-            owner_table: process as u32,
+            owner_table: table as u32,
         });
     }
     let (busy_poll_usecs, busy_poll_budget, prefer_busy_poll) = fdops::busy_poll(fd.ours.as_fd());
@@ -103,9 +103,9 @@ pub fn resolve(cx: &mut ExportCx<'_>) {
     for file in &mut cx.model.files {
         if let Some(rec::file::Object::Epoll(epoll)) = &mut file.object {
             for entry in &mut epoll.entries {
-                let process = entry.owner_table as usize;
-                entry.file_id = cx.shared.of_fd(process, entry.file_id as i32).unwrap_or_default();
-                entry.owner_table = super::fd_table_id(view, process);
+                let table = entry.owner_table as usize;
+                entry.file_id = cx.shared.of_fd(table, entry.file_id as i32).unwrap_or_default();
+                entry.owner_table = view.table_id(table);
             }
             epoll.entries.retain(|e| e.file_id != 0);
         }

@@ -54,7 +54,7 @@ fn same(a: &FdView, b: &FdView) -> bool {
 
 /// The lowest of 0, 1, 2 by which some process of the tree has this end of this object.
 fn standard(view: &TreeView, fd: &FdView) -> Option<i32> {
-    view.processes.iter().flat_map(|p| &p.fds).filter(|f| f.fd <= 2 && same(f, fd)).map(|f| f.fd).min()
+    view.fds().filter(|f| f.fd <= 2 && same(f, fd)).map(|f| f.fd).min()
 }
 
 /// What is written of a description that stays behind; None when it does not.

@@ -11,7 +11,7 @@ const ACCESS: u32 = 3;
 /// Which ends of a pipe the tree has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ends {
-    /// One to read from: process and descriptor by index.
+    /// One to read from: the number of a table, and the descriptor by index.
     pub reader: Option<(usize, usize)>,
     /// One to write to.
     pub writes: bool,
@@ -30,8 +30,8 @@ impl Inodes {
     /// Sorts the descriptors of a view.
     pub fn of(view: &TreeView) -> Self {
         let mut inodes = Self::default();
-        for (p, process) in view.processes.iter().enumerate() {
-            for (f, fd) in process.fds.iter().enumerate() {
+        for (t, _, fds) in view.tables() {
+            for (f, fd) in fds.iter().enumerate() {
                 // What was opened with O_PATH neither reads nor writes.
                 if fd.info.flags & OFlags::PATH.bits() != 0 {
                     continue;
@@ -41,7 +41,7 @@ impl Inodes {
                         let ends = inodes.pipes.entry((fd.stat.st_dev, fd.stat.st_ino)).or_default();
                         let access = fd.info.flags & ACCESS;
                         if access != OFlags::WRONLY.bits() {
-                            ends.reader.get_or_insert((p, f));
+                            ends.reader.get_or_insert((t, f));
                         }
                         if access != OFlags::RDONLY.bits() {
                             ends.writes = true;

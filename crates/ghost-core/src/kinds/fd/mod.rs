@@ -34,7 +34,6 @@ pub(crate) mod testing;
 
 pub use path::path_of_link;
 pub use regular::{export_exe, export_mapping};
-pub use table::fd_table_id;
 
 use crate::error::{Blocker, Context, KindError};
 use crate::export::ExportCx;
@@ -48,8 +47,8 @@ use std::os::fd::OwnedFd;
 
 /// Names the descriptors that cannot travel.
 pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
-    for process in &view.processes {
-        for fd in &process.fds {
+    for (_, process, fds) in view.tables() {
+        for fd in fds {
             out.extend(refusals(view, fd).into_iter().map(|r| Blocker {
                 pid: process.pid,
                 comm: process.comm(),
@@ -213,7 +212,8 @@ fn import_object(
 pub(crate) fn holder(model: &crate::model::Model, id: u32) -> Option<(i32, u32)> {
     model.fd_tables.iter().find_map(|t| {
         let fd = t.fds.iter().find(|f| f.file_id == id)?;
-        let process = model.processes.iter().find(|p| p.fd_table_id == t.id)?;
+        let has = |p: &&rec::Process| p.fd_table_id == t.id || p.threads.iter().any(|h| h.fd_table_id == t.id);
+        let process = model.processes.iter().find(has)?;
         Some((process.pid, fd.fd))
     })
 }
@@ -250,6 +250,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     content::finish(cx)?;
     crate::kinds::memory::import_sealed(cx)?;
     inotify::finish(cx)?;
+    crate::kinds::thread::apart::import(cx)?;
     table::finish(cx)?;
     epoll::finish(cx)?;
     // The process's own locks: closing any descriptor of the file would drop them, so nothing is closed after this.

@@ -45,7 +45,7 @@ pub struct Outside {
 impl Outside {
     /// Looks for all pipes and sockets of the tree.
     pub fn of(view: &TreeView) -> Self {
-        let fds = || view.processes.iter().flat_map(|p| &p.fds);
+        let fds = || view.fds();
         let mut wanted: HashSet<Vec<u8>> = fds()
             .map(|fd| &fd.link)
             .filter(|l| l.starts_with(b"pipe:") || l.starts_with(b"socket:"))

@@ -6,8 +6,9 @@
 use super::note;
 use crate::error::{Context, KindError};
 use crate::import::ImportCx;
-use crate::view::ProcessView;
 use ghost_image::record as rec;
+use ghost_sys::Pid;
+use ghost_sys::proc::ProcDir;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use std::os::fd::OwnedFd;
 
@@ -42,12 +43,12 @@ pub fn names(path: &[u8], stat: &Stat) -> bool {
 }
 
 /// What a link in `/proc/PID` names: `cwd`, `root`, `exe`.
-pub fn path_of_link(process: &ProcessView, name: &str) -> Result<rec::Path, KindError> {
+pub fn path_of_link(pid: Pid, dir: &ProcDir, name: &str) -> Result<rec::Path, KindError> {
     let what = || format!("its {name}");
-    let link = process.dir.link(name).step_on(process.pid, what, "reading the link")?;
+    let link = dir.link(name).step_on(pid, what, "reading the link")?;
     // Through the link itself, not by the path that it shows.
-    let stat = rustix::fs::statat(&process.dir, name, AtFlags::empty());
-    Ok(of(&link, &stat.step_on(process.pid, what, "looking at the file")?))
+    let stat = rustix::fs::statat(dir, name, AtFlags::empty());
+    Ok(of(&link, &stat.step_on(pid, what, "looking at the file")?))
 }
 
 /// The name that a file of the ghost has here: as the user mapped it (`--map-file OLD=NEW`, a file or a directory).

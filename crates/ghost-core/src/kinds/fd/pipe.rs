@@ -83,7 +83,7 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
         let size = rustix::pipe::fcntl_getpipe_size(&fd.ours).step("asking for the size of the pipe")?;
         // Without a reader in the tree nobody will ever read them, but for one who opens the FIFO: then they are not ours.
         let packets = match ends.reader {
-            Some((p, f)) => cx.shared.glass.peek(view.processes[p].fds[f].ours.as_fd(), size)?,
+            Some((t, f)) => cx.shared.glass.peek(view.table(t)[f].ours.as_fd(), size)?,
             None => Vec::new(),
         };
         cx.model.pipes.push(rec::Pipe {

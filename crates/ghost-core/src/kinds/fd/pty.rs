@@ -59,7 +59,7 @@ pub type Ptys = HashMap<u32, Pair>;
 
 fn inside(view: &TreeView) -> &Inside {
     view.ptys.get_or_init(|| {
-        let masters = view.processes.iter().flat_map(|p| &p.fds).filter(|fd| class::of(fd) == Class::Master);
+        let masters = view.fds().filter(|fd| class::of(fd) == Class::Master);
         let mut pairs: Vec<(u32, u64)> =
             masters.filter_map(|fd| Some((tty::pty_number(fd.ours.as_fd()).ok()?, devpts(fd)?))).collect();
         pairs.sort_unstable();

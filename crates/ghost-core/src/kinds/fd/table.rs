@@ -7,34 +7,29 @@
 use crate::error::KindError;
 use crate::export::ExportCx;
 use crate::import::ImportCx;
-use crate::view::TreeView;
 use ghost_image::record as rec;
 use ghost_sys::nr;
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 /// `O_CLOEXEC`, for dup3.
 const O_CLOEXEC: u64 = 0o2000000;
 /// `F_SETFD`
 const F_SETFD: u64 = 2;
 
-/// The id of the table of the process at `index`, which [`export`] has given or will give; 0 for a zombie.
-pub fn fd_table_id(view: &TreeView, index: usize) -> u32 {
-    if view.processes[index].is_zombie() {
-        return 0;
-    }
-    let owner = view.processes[index].shares_files.unwrap_or(index);
-    view.processes[..=owner].iter().filter(|p| !p.is_zombie() && p.shares_files.is_none()).count() as u32
-}
-
 /// Writes every table once, and the descriptions in it.
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let view = cx.view;
-    for (index, process) in view.processes.iter().enumerate() {
-        if process.is_zombie() || process.shares_files.is_some() {
+    let n = view.processes.len();
+    for (number, process, fds) in view.tables() {
+        let first = match number.checked_sub(n) {
+            None => !process.is_zombie() && process.shares_files.is_none(),
+            Some(k) => view.apart[k].files,
+        };
+        if !first {
             continue;
         }
-        let mut table = rec::FdTable { id: fd_table_id(view, index), fds: Vec::with_capacity(process.fds.len()) };
-        for fd in &process.fds {
+        let mut table = rec::FdTable { id: view.table_id(number), fds: Vec::with_capacity(fds.len()) };
+        for fd in fds {
             if let Some(kind) = super::accepted_loss(cx, fd) {
                 let subject = super::subject(fd);
                 cx.notes.push(super::note(
@@ -46,25 +41,22 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
                 continue;
             }
             let file_id = super::export_description(cx, process, fd)?;
-            cx.shared.note_fd(index, fd.fd, file_id);
+            cx.shared.note_fd(number, fd.fd, file_id);
             table.fds.push(rec::Fd { fd: fd.fd as u32, file_id, cloexec: fd.info.is_cloexec() });
         }
-        super::lock::export_posix(cx, table.id, &process.fds);
+        super::lock::export_posix(cx, table.id, fds);
         cx.model.fd_tables.push(table);
     }
     Ok(())
 }
 
-/// The tables with the first process that has each.
+/// The tables with the first process, or thread apart, that has each: by index into [`ImportCx::building`].
 pub fn owners(cx: &ImportCx<'_>) -> Vec<(u32, usize)> {
-    let mut seen = HashMap::new();
-    let mut owners = Vec::new();
-    for (index, process) in cx.model.processes.iter().enumerate() {
-        if process.zombie.is_none() && process.fd_table_id != 0 && seen.insert(process.fd_table_id, index).is_none() {
-            owners.push((process.fd_table_id, index));
-        }
-    }
-    owners
+    let mut seen = HashSet::new();
+    let own = cx.model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none());
+    let apart = cx.apart.iter().enumerate().map(|(k, a)| (a.table(cx.model), cx.model.processes.len() + k));
+    let all = own.map(|(index, p)| (p.fd_table_id, index)).chain(apart);
+    all.filter(|(id, _)| *id != 0 && seen.insert(*id)).collect()
 }
 
 /// Hands every table's descriptions over and moves them to their numbers.
@@ -73,7 +65,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let mut wanted = Vec::new();
     let mut tables = Vec::new();
     for (id, index) in owners(cx) {
-        let pid = model.processes[index].pid;
+        let pid = cx.record(index).pid;
         let table = model.fd_table(id).ok_or_else(|| {
             KindError::conflict("looking for its descriptor table", format!("the ghost has no table {id}")).on(pid, "")
         })?;

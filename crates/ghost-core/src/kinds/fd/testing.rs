@@ -72,6 +72,7 @@ pub fn importing_of<T>(model: &Model, options: &ImportOptions, work: impl FnOnce
         model,
         options,
         building: Vec::new(),
+        apart: Vec::new(),
         layout: ghost_sys::remote::StubLayout { base: ghost_sys::remote::RemoteAddr(0), data_len: 4096 },
         pids: crate::options::PidMap::new(),
         files: std::collections::HashMap::new(),

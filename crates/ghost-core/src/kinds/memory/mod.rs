@@ -45,7 +45,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let owners = view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie() && p.shares_mm.is_none());
     let owners: Vec<_> = owners.collect();
     let read = abreast::each(&owners, abreast::PROCESSES, |(_, process)| {
-        Ok((facts(process)?, crate::kinds::fd::path_of_link(process, "exe")?, pages::runs(process)?))
+        Ok((facts(process)?, crate::kinds::fd::path_of_link(process.pid, &process.dir, "exe")?, pages::runs(process)?))
     });
     for ((index, process), read) in owners.into_iter().zip(read) {
         let id = cx.model.mms.len() as u32 + 1;

@@ -10,7 +10,8 @@ use crate::import::ImportCx;
 use crate::kinds::fd::path_of_link;
 use crate::names::{Names, Sort, Ticket};
 use ghost_image::record as rec;
-use ghost_sys::nr;
+use ghost_sys::proc::ProcDir;
+use ghost_sys::{Pid, nr};
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use std::collections::HashSet;
@@ -19,27 +20,44 @@ use std::collections::HashSet;
 pub(super) fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let owners = cx.view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie() && p.shares_fs.is_none());
     let owners: Vec<_> = owners.collect();
-    let both = abreast::each(&owners, abreast::PROCESSES, |(_, process)| {
-        Ok((path_of_link(process, "cwd")?, path_of_link(process, "root")?))
-    });
+    let both = abreast::each(&owners, abreast::PROCESSES, |(_, process)| directories(process.pid, &process.dir));
     for ((index, process), both) in owners.into_iter().zip(both) {
         let (cwd, root) = both?;
         cx.model.fs.push(rec::Fs {
             id: cx.model.processes[index].fs_id,
             cwd: Some(cwd),
             root: Some(root),
-            umask: process.status.umask.unwrap_or(0o022),
+            umask: process.status.umask.unwrap_or(UMASK),
         });
+    }
+    let view = cx.view;
+    for (k, apart) in view.apart.iter().enumerate().filter(|(_, a)| a.fs) {
+        let process = &view.processes[apart.process];
+        let (cwd, root) = directories(process.pid, &apart.dir)?;
+        let umask = process.threads.iter().find(|t| t.tid == apart.tid).and_then(|t| t.status.umask);
+        let (id, umask) = (view.fs_id(view.processes.len() + k), umask.unwrap_or(UMASK));
+        cx.model.fs.push(rec::Fs { id, cwd: Some(cwd), root: Some(root), umask });
     }
     Ok(())
 }
 
-/// Puts each process into its directories.
+/// What a process has that never chose.
+const UMASK: u32 = 0o022;
+
+fn directories(pid: Pid, dir: &ProcDir) -> Result<(rec::Path, rec::Path), KindError> {
+    Ok((path_of_link(pid, dir, "cwd")?, path_of_link(pid, dir, "root")?))
+}
+
+/// Puts each process into its directories, and each thread that has its own.
 pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
     let mut done = HashSet::new();
-    for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
-        let Some(fs) = model.fs(record.fs_id).filter(|f| done.insert(f.id)) else { continue };
+    let own = model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none());
+    let own = own.map(|(index, p)| (index, p, p.fs_id));
+    let n = model.processes.len();
+    let apart = cx.apart.iter().enumerate().map(|(k, a)| (n + k, &model.processes[a.process], a.fs(model)));
+    for (index, record, id) in own.chain(apart).collect::<Vec<_>>() {
+        let Some(fs) = model.fs(id).filter(|f| done.insert(f.id)) else { continue };
         let mut made: Vec<(Vec<u8>, Ticket)> = Vec::new();
         if let Some(cwd) = &fs.cwd {
             let path = directory(cx, cwd, record.pid, &mut made).map_err(|e| e.on(record.pid, "working directory"))?;

@@ -73,7 +73,7 @@ pub struct Facts {
 /// The facts, gathered when first asked for.
 pub fn facts(view: &TreeView) -> &Facts {
     view.sockets.get_or_init(|| {
-        let has_sockets = view.processes.iter().flat_map(|p| &p.fds).any(|f| f.link.starts_with(b"socket:"));
+        let has_sockets = view.fds().any(|f| f.link.starts_with(b"socket:"));
         let mut facts = Facts::default();
         if has_sockets {
             // Without unix_diag nothing is found, and every unix socket is refused by name.

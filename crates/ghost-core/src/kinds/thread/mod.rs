@@ -11,6 +11,7 @@
 //! Lost: the default timer slack that PR_SET_TIMERSLACK(0) would go back to. A critical section of `rseq(2)` in which the thread
 //! was caught is aborted, as the kernel does when it takes the CPU away. Refused: shadow stacks, seccomp without CAP_SYS_ADMIN.
 
+pub(crate) mod apart;
 mod interrupted;
 mod launch;
 pub(crate) mod name;
@@ -29,8 +30,7 @@ use crate::view::{ProcessView, ThreadView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::remote::{Batch, Memory, Stub};
-use ghost_sys::{Pid, kcmp, nr, process as sys_process, sched as sys_sched};
-use std::cmp::Ordering;
+use ghost_sys::{Pid, nr, process as sys_process, sched as sys_sched};
 use std::collections::HashMap;
 
 pub(crate) use launch::encode;
@@ -58,6 +58,7 @@ const SS_DISABLE: u32 = 2;
 
 /// Names what of the threads cannot travel.
 pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
+    check_apart(view, out);
     let may_suspend = std::cell::LazyCell::new(may_suspend_seccomp);
     for process in &view.processes {
         if process.is_zombie() {
@@ -83,14 +84,6 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
                     "run ghost with CAP_SYS_ADMIN in the initial user namespace and under no seccomp filter itself",
                 );
             }
-            if let Some(what) = unshared(process, thread) {
-                block(
-                    "unshared",
-                    thread.tid,
-                    what,
-                    "such threads cannot be rebuilt; let the program finish that work first",
-                );
-            }
             if has_shadow_stack(process, thread) {
                 block(
                     "shadow stack",
@@ -103,6 +96,42 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
     }
 }
 
+/// Names the threads that have something apart in a way that cannot be made again.
+fn check_apart(view: &TreeView, out: &mut Vec<Blocker>) {
+    let mut block = |index: usize, tid: Pid, why: String| {
+        let process = &view.processes[index];
+        out.push(Blocker {
+            pid: process.pid,
+            comm: process.comm(),
+            kind: "unshared",
+            subject: format!("thread {tid}"),
+            why,
+            advice: "such threads cannot be rebuilt; let the program finish that work first".into(),
+            passes: false,
+        });
+    };
+    for crossed in &view.crossed {
+        let why = format!("it shares {} with a thread of another process that has it apart from that", crossed.what);
+        block(crossed.process, crossed.tid, why);
+    }
+    for apart in view.apart.iter().filter(|a| a.files && a.pidfd.is_none()) {
+        let why = "it has a descriptor table of its own, which this kernel gives no copies from (Linux 6.9 does)";
+        block(apart.process, apart.tid, why.into());
+    }
+    let n = view.processes.len();
+    for (index, process) in view.processes.iter().enumerate() {
+        let id = |k: Option<usize>| k.map_or(0, |k| (n + k) as u32);
+        let has = process.threads.iter().map(|t| (id(t.files), id(t.fs))).filter(|has| *has != (0, 0));
+        if !apart::can_be_made(&has.collect::<Vec<_>>()) {
+            block(
+                index,
+                process.pid,
+                "some of its threads share descriptors with one and directories with another".into(),
+            );
+        }
+    }
+}
+
 /// Whether PTRACE_O_SUSPEND_SECCOMP is ours to use: CAP_SYS_ADMIN in the first user namespace, no seccomp ourselves.
 fn may_suspend_seccomp() -> bool {
     const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -111,20 +140,6 @@ fn may_suspend_seccomp() -> bool {
         |map: Vec<proc::IdRange>| matches!(map.as_slice(), [r] if (r.inside, r.outside, r.count) == (0, 0, u32::MAX));
     proc::read_status(&own).is_ok_and(|s| s.cap_effective & CAP_SYS_ADMIN != 0 && s.seccomp == 0)
         && proc::read_uid_map(&own).is_ok_and(whole)
-}
-
-/// What a thread has for itself though threads commonly share it, after `unshare(2)`.
-fn unshared(process: &ProcessView, thread: &ThreadView) -> Option<&'static str> {
-    let differs = |what| {
-        thread.tid != process.live && kcmp::kcmp(process.live, thread.tid, what, 0, 0).is_ok_and(Ordering::is_ne)
-    };
-    if differs(kcmp::Resource::Files) {
-        Some("it has a descriptor table of its own (unshare of CLONE_FILES)")
-    } else if differs(kcmp::Resource::Fs) {
-        Some("it has a working directory of its own (unshare of CLONE_FS)")
-    } else {
-        None
-    }
 }
 
 /// Whether `x86_Thread_features` (Linux 6.6) lists a shadow stack.
@@ -178,6 +193,8 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
                 "reading how it is scheduled",
             )?);
             record = name::named(record, comm);
+            record.fd_table_id = thread.files.map_or(0, |k| view.table_id(view.processes.len() + k));
+            record.fs_id = thread.fs.map_or(0, |k| view.fs_id(view.processes.len() + k));
             if thread.status.seccomp == 2 {
                 let programs = stopped.seccomp_filters().step_on(process.pid, what, "reading its seccomp filters")?;
                 record.seccomp_filter_ids = filters.ids(programs, &mut cx.model.seccomp_filters);
@@ -287,7 +304,7 @@ fn stubs(building: &mut Building) -> impl Iterator<Item = &mut Stub> {
 
 /// Makes the other threads of every process and gives all of them their attributes and credentials.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
-    cx.flush_all()?;
+    let mut apart = apart::reunite(cx)?.into_iter().peekable();
     let model = cx.model;
     let Some(first) = cx.building.first() else { return Ok(()) };
     let read = ProcDir::open(first.pid).and_then(|d| Ok((proc::read_status(&d)?, proc::read_limits(&d)?)));
@@ -301,8 +318,15 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             continue;
         }
         let new = cx.options.pids == Pids::New;
-        let wanted: Vec<(Pid, u64)> = others.iter().map(|t| (if new { 0 } else { t.tid }, t.clear_child_tid)).collect();
-        let threads = leader.spawn_threads(&wanted).map_err(|e| remote(record.pid, e))?;
+        let mut there: HashMap<usize, Stub> = HashMap::new();
+        while let Some((at, stub)) = apart.next_if(|(at, _)| at.process == i) {
+            there.insert(at.thread, stub);
+        }
+        let missing = others.iter().enumerate().filter(|(k, _)| !there.contains_key(&(k + 1)));
+        let wanted: Vec<(Pid, u64)> = missing.map(|(_, t)| (if new { 0 } else { t.tid }, t.clear_child_tid)).collect();
+        let mut made = leader.spawn_threads(&wanted).map_err(|e| remote(record.pid, e))?.into_iter();
+        let threads = (1..=others.len()).filter_map(|nth| there.remove(&nth).or_else(|| made.next()));
+        let threads: Vec<Stub> = threads.collect();
         for (stub, thread) in threads.iter().zip(others) {
             let tid = thread.tid;
             stub.thread.set_signal_mask(tree::BUILDING_MASK).step_on(

@@ -257,4 +257,29 @@ pub(super) const VICTIMS: &[Victim] = &[
         s.wait();
         s.join();
     }),
+    row!("table-of-a-thread-shared", [Flag::Refuse("unshared")], |s| {
+        // A child shares a descriptor table with a thread that has it apart from its process.
+        let go = crate::sys::c(&s.path("go"));
+        let (told, heard) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            crate::must!(unshare(libc::CLONE_FILES));
+            let pid = crate::raw!(libc::SYS_clone, libc::CLONE_FILES | libc::SIGCHLD, 0, 0, 0, 0).unwrap_or(-1);
+            if pid == 0 {
+                // Bare calls only: it was forked from one of several threads.
+                while crate::call!(access(go.as_ptr(), libc::F_OK)) != 0 {
+                    crate::sys::sleep_ms(2);
+                }
+                let made = crate::call!(dup2(crate::call!(open(c"/dev/null".as_ptr(), libc::O_RDONLY)), 93));
+                crate::call!(_exit(i32::from(made != 93)))
+            }
+            let _ = told.send(pid);
+            let status = task::wait(pid as i32, 0).map_or(-1, |w| w.1);
+            (status, crate::call!(fcntl(93, libc::F_GETFD)))
+        });
+        truth("the child was made", heard.recv().unwrap_or(-1) > 0)?;
+        s.wait();
+        let (status, opened) = thread.join().unwrap_or((-1, -1));
+        same("the child's status", 0, status)?;
+        truth("the thread has what the child has opened", opened >= 0)?;
+    }),
 ];

@@ -115,21 +115,4 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.wait();
         v.gather(threads);
     }),
-    victim("unshared-files", |v| {
-        // A thread may have its own table of fds and its own directory.
-        let threads = v.team(2, |i, t| {
-            if i == 1 {
-                must!(unshare(libc::CLONE_FILES | libc::CLONE_FS));
-                must!(chdir(c"/proc".as_ptr()));
-                must!(dup2(must!(open(c"/dev/zero".as_ptr(), libc::O_RDONLY)), 88));
-            }
-            t.ready();
-            t.await_go();
-            let cwd = proc::link("/proc/thread-self/cwd");
-            t.eq("the thread's directory is its own", i == 1, cwd == "/proc");
-            t.eq("fd 88 is open", i == 1, call!(fcntl(88, libc::F_GETFD)) >= 0);
-        });
-        v.wait();
-        v.gather(threads);
-    }),
 ];

@@ -1,10 +1,11 @@
 //! Threads, and what each has of its own: numbers, names, masks, rights, registers.
 use crate::Victim;
 
+mod apart;
 mod busy;
 mod each;
 mod number;
 mod registers;
 
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[number::VICTIMS, busy::VICTIMS, each::VICTIMS, registers::VICTIMS];
+pub const TABLES: &[&[Victim]] = &[number::VICTIMS, busy::VICTIMS, each::VICTIMS, apart::VICTIMS, registers::VICTIMS];

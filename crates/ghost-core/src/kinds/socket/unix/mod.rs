@@ -39,8 +39,7 @@ const DONTWAIT: i32 = 0x40;
 pub fn flying(view: &TreeView) -> HashSet<u64> {
     let mut found = HashSet::new();
     let carries = |fd: &&FdView| fd.link.starts_with(b"socket:") && fd.info.scm_fds.unwrap_or(0) > 0;
-    let mut work: Vec<OwnedFd> =
-        view.processes.iter().flat_map(|p| &p.fds).filter(carries).filter_map(|f| f.ours.try_clone().ok()).collect();
+    let mut work: Vec<OwnedFd> = view.fds().filter(carries).filter_map(|f| f.ours.try_clone().ok()).collect();
     while let Some(socket) = work.pop() {
         if !matches!(sort(socket.as_fd()), Ok((AF_UNIX, ..))) {
             continue;
@@ -204,12 +203,14 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView, socket: &mut rec::Socket) -> R
 
 /// The file of a name, looked for from where its holders are; None when no path of theirs leads to it.
 fn file_of(view: &TreeView, fd: &FdView, name: &[u8], (inode, device): (u32, u64)) -> Option<rec::Path> {
-    let holders =
-        view.processes.iter().filter(|p| p.fds.iter().any(|f| f.stat.st_ino == fd.stat.st_ino && f.link == fd.link));
+    let holders = view
+        .tables()
+        .filter(|(_, _, fds)| fds.iter().any(|f| f.stat.st_ino == fd.stat.st_ino && f.link == fd.link))
+        .map(|(number, p, _)| number.checked_sub(view.processes.len()).map_or(&p.dir, |k| &view.apart[k].dir));
     let candidates: Vec<Vec<u8>> = if name.starts_with(b"/") {
         vec![name.to_vec()]
     } else {
-        holders.filter_map(|p| Some([p.dir.link("cwd").ok()?.as_slice(), b"/", name].concat())).collect()
+        holders.filter_map(|dir| Some([dir.link("cwd").ok()?.as_slice(), b"/", name].concat())).collect()
     };
     let found = candidates.into_iter().find_map(|at| {
         let stat = rustix::fs::lstat(at.as_slice()).ok()?;
