@@ -187,6 +187,12 @@ pub struct Migrate {
     /// Freeze, send, run there (the default and only way so far).
     #[arg(long)]
     pub stop_copy: bool,
+    /// Leave this description behind (`pipe:[123]`, `fd:5`); the other side puts another in its place by --inherit-fd.
+    #[arg(long, value_name = "NAME")]
+    pub external: Vec<String>,
+    /// Accept the loss of this kind of object; the ghost notes it.
+    #[arg(long, value_name = "KIND")]
+    pub accept: Vec<String>,
     /// Wait this many seconds for the other side to listen.
     #[arg(long, default_value_t = 10)]
     pub wait: u64,
@@ -220,6 +226,9 @@ pub struct Duplicate {
     /// How many more.
     #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub copies: usize,
+    /// Accept the loss of this kind of object in the duplicate; it is noted.
+    #[arg(long, value_name = "KIND")]
+    pub accept: Vec<String>,
 }
 
 #[derive(Args, Debug)]

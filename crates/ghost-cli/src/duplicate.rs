@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 /// Runs it: the pid of each new root on a line of its own.
 pub fn run(cli: &Cli, args: &Duplicate) -> Result<ExitCode, Fail> {
-    let options = ImportOptions { detach: true, ..ImportOptions::default() };
+    let accept = args.accept.iter().cloned().collect();
+    let options = ImportOptions { detach: true, accept, ..ImportOptions::default() };
     for restored in ghost::duplicate(args.pid, args.copies, options)? {
         say::report(cli, &restored.report);
         if cli.json {

@@ -14,7 +14,12 @@ use std::time::Duration;
 /// Runs `ghost migrate`.
 pub fn run(cli: &Cli, args: &Migrate) -> Result<ExitCode, Fail> {
     let progress = Arc::new(Progress::default());
-    let options = ExportOptions { progress: Some(Arc::clone(&progress)), ..ExportOptions::default() };
+    let options = ExportOptions {
+        progress: Some(Arc::clone(&progress)),
+        accept: args.accept.iter().cloned().collect(),
+        external: args.external.clone(),
+        ..ExportOptions::default()
+    };
     let bar = say::Bar::watch(cli, "migrate", &progress);
     let done = match (&args.node, &args.via) {
         (_, Some(command)) => through(args, command, &options),

@@ -39,6 +39,15 @@ pub enum PageSource {
         /// Its size in bytes.
         size: u64,
     },
+    /// Of an inode that cannot be read twice: what is in it.
+    Bytes {
+        /// As above.
+        owner: u32,
+        /// The record's id.
+        id: u32,
+        /// Whole pages of it: offset and bytes.
+        runs: Vec<(u64, Vec<u8>)>,
+    },
 }
 
 impl PageSource {
@@ -47,6 +56,7 @@ impl PageSource {
         match self {
             Self::Memory { runs, .. } => runs.iter().map(|r| r.1).sum(),
             Self::Inode { size, .. } => *size,
+            Self::Bytes { runs, .. } => runs.iter().map(|r| r.1.len() as u64).sum(),
         }
     }
 }
@@ -123,9 +133,13 @@ fn accept(found: Vec<Blocker>, options: &ExportOptions) -> (Vec<Blocker>, Vec<re
     (blockers, accepted.into_iter().map(accepted_note).collect())
 }
 
-/// A loss that the user has accepted, in words for both ends.
+/// A loss that the user has accepted, in words for both ends; of hidden memory nothing is lost but that it is hidden.
 fn accepted_note(b: Blocker) -> rec::Note {
-    rec::Note { pid: b.pid, kind: b.kind.into(), subject: b.subject, text: format!("lost, as accepted: {}", b.why) }
+    let text = match b.kind {
+        memory::secret::KIND => "the ghost holds it in the clear, as accepted".to_owned(),
+        _ => format!("lost, as accepted: {}", b.why),
+    };
+    rec::Note { pid: b.pid, kind: b.kind.into(), subject: b.subject, text }
 }
 
 const RUNS_ON: &str = "no ghost was made; the process runs again";
@@ -272,7 +286,7 @@ impl Exporting {
     fn reader(&self, source: &PageSource) -> Pid {
         match source {
             PageSource::Memory { process, .. } => self.readers[*process],
-            PageSource::Inode { .. } => 0,
+            PageSource::Inode { .. } | PageSource::Bytes { .. } => 0,
         }
     }
 

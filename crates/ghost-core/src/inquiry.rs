@@ -11,7 +11,7 @@
 
 use crate::error::{Blocker, Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
-use crate::kinds::memory::{ask, ldt};
+use crate::kinds::memory::{ask, ldt, secret};
 use crate::kinds::thread::encode;
 use crate::kinds::{keyring, landlock, semaphore};
 use crate::view::{ProcessView, ThreadView, TreeView};
@@ -160,7 +160,7 @@ impl Answers {
         let processes = view.processes.iter().map(|process| match by_pid.get(&process.pid) {
             Some(frozen) if !frozen.threads.is_empty() => {
                 let living = children.get(&process.pid).map_or(&[][..], Vec::as_slice);
-                ask_process(process, frozen, living, &mut witnesses, &sets)
+                ask_process(view, process, frozen, living, &mut witnesses, &sets)
             }
             _ => Ok(ProcessAnswers {
                 threads: vec![ThreadAnswers::default(); process.threads.len()],
@@ -172,6 +172,7 @@ impl Answers {
 }
 
 fn ask_process(
+    view: &TreeView,
     process: &ProcessView,
     frozen: &FrozenProcess,
     living_children: &[Pid],
@@ -241,6 +242,7 @@ fn ask_process(
         answers.memory.ldt = ldt::read(first, &mut puppet).map_err(|e| e.on(pid, "its local descriptor table"))?;
     }
     if let Some((_, first)) = visits.first() {
+        answers.memory.secrets = secret::ask(view, process, first, &mut puppet, &mut answers.blockers)?;
         answers.blockers.extend(keyring::check(process, &answers.threads, first, &mut puppet)?);
     }
     answers.blockers.extend(semaphore::check(process, &visits, &mut puppet, sets, &mut answers.notes)?);

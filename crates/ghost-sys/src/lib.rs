@@ -38,6 +38,7 @@ pub mod ptrace;
 pub mod remote;
 pub mod sched;
 pub mod scm;
+pub mod secret;
 pub mod sem;
 pub mod shm;
 pub mod signal;

@@ -229,7 +229,13 @@ impl Case {
     /// Starts ghost.
     pub fn start(&mut self, args: &[&str], stdin: Stdio, stdout: Option<Stdio>) -> Result<Running, String> {
         let ghost = self.programs.ghost.clone();
-        self.runner.start(&ghost, args, stdin, stdout)
+        let mut args = args.to_vec();
+        if let (Some("checkpoint" | "migrate" | "duplicate"), Some(kind)) =
+            (args.first().copied(), self.victim.value("accept"))
+        {
+            args.extend(["--accept", kind]);
+        }
+        self.runner.start(&ghost, &args, stdin, stdout)
     }
 
     /// Waits for the two ends of a transfer; both must succeed.

@@ -32,6 +32,8 @@ pub enum Flag {
     NoDup(&'static str),
     /// Must be refused, naming this kind; the victim must not be harmed.
     Refuse(&'static str),
+    /// Travels only when the user accepts this kind by name.
+    Accept(&'static str),
     /// The refusal needs the process to be asked: `ghost check`, which touches nothing, does not know of it.
     Asked,
     /// A stop and continue by signal is visible to this program (it watches its children's stops, or EINTR).

@@ -59,6 +59,7 @@ fn show(f: &Flag) -> String {
         Flag::SamePid => "samepid".to_owned(),
         Flag::NoDup(why) => format!("nodup={why}"),
         Flag::Refuse(kind) => format!("refuse={kind}"),
+        Flag::Accept(kind) => format!("accept={kind}"),
         Flag::Asked => "asked".to_owned(),
         Flag::NoStop => "nostop".to_owned(),
         Flag::Terminal => "terminal".to_owned(),

@@ -21,7 +21,7 @@ pub fn restart(from: Box<dyn Resource>, options: &ImportOptions) -> Result<Resto
 pub fn duplicate(pid: Pid, copies: usize, options: ImportOptions) -> Result<Vec<Restored>, Error> {
     let mut ghost = Ghost::new();
     ghost.plug(Buffer::new());
-    let export = ExportOptions { after: After::Run, ..ExportOptions::default() };
+    let export = ExportOptions { after: After::Run, accept: options.accept.clone(), ..ExportOptions::default() };
     export_as(Action::Duplicate, &mut ghost, pid, &export)?;
     let options = ImportOptions { pids: Pids::New, ..options };
     (0..copies).map(|_| import_as(Action::Duplicate, &mut ghost, &options)).collect()

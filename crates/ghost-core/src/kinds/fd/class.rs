@@ -14,6 +14,8 @@ pub enum Class {
     Regular,
     /// A directory.
     Directory,
+    /// Memory hidden from the kernel.
+    Secret,
     /// A pipe or a FIFO.
     Pipe,
     /// `/dev/null` and others that keep nothing for a description.
@@ -76,6 +78,7 @@ const PROC_MAGIC: i64 = 0x9fa0;
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 const MQUEUE_MAGIC: i64 = 0x1980_0202;
+const SECRETMEM_MAGIC: i64 = 0x5345_434d;
 
 /// The sort of file behind a descriptor.
 pub fn of(fd: &FdView) -> Class {
@@ -115,11 +118,7 @@ fn on_file_system(fd: &FdView, usual: Class) -> Class {
         HUGETLBFS_MAGIC => {
             refused("hugetlb", "a file in huge pages is open", "let the program use transparent huge pages instead")
         }
-        _ if fd.link.starts_with(b"/secretmem") => refused(
-            "secretmem",
-            "memory that even the kernel can't read (memfd_secret)",
-            "let the program unmap it before the checkpoint",
-        ),
+        SECRETMEM_MAGIC => Class::Secret,
         _ if fd.link.starts_with(b"anon_inode:") => anonymous(fd),
         _ if fd.link.starts_with(b"pidfd:") => Class::PidFd,
         _ => usual,

@@ -146,6 +146,9 @@ const NOT_AS_MADE: u32 = OFlags::RWMODE.bits() | OFlags::PATH.bits() | OFlags::A
 /// Opens a description of an inode that is in the ghost; the first one makes the inode.
 pub fn import(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Result<OwnedFd, KindError> {
     let id = regular.content_id;
+    if regular.secret {
+        return secret(cx, id, flags);
+    }
     if regular.tmpfile && !cx.contents.contains_key(&id) {
         // The very call that made it, so that its flags are those of then.
         if let Some(fd) = first_tmpfile(cx, regular, flags)? {
@@ -177,6 +180,24 @@ pub fn import(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Resu
         }
     }
     regular::reopen(cx.contents[&id].as_fd(), flags).step("opening a nameless file")
+}
+
+/// Hidden memory: nobody can open it a second time, so that there is one description.
+fn secret(cx: &mut ImportCx<'_>, id: u32, flags: u32) -> Result<OwnedFd, KindError> {
+    if !cx.contents.contains_key(&id) {
+        let content = cx.model.contents.iter().find(|c| c.id == id);
+        let content = content
+            .ok_or_else(|| KindError::conflict("making hidden memory", format!("the ghost has no content {id}")))?;
+        let made = ghost_sys::secret::create(content.size)
+            .step("making hidden memory")
+            .map_err(|e| e.advise("it takes memfd_secret(2): Linux 6.5, or secretmem.enable=1 at the boot"))?;
+        cx.contents.insert(id, made);
+    }
+    let fd = rustix::io::fcntl_dupfd_cloexec(&cx.contents[&id], 3).step("opening hidden memory")?;
+    if flags & !OFlags::RWMODE.bits() & (OFlags::NONBLOCK | OFlags::APPEND).bits() != 0 {
+        regular::set_flags(fd.as_fd(), flags)?;
+    }
+    Ok(fd)
 }
 
 fn first_tmpfile(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Result<Option<OwnedFd>, KindError> {

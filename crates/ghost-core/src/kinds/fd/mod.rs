@@ -38,6 +38,7 @@ pub use regular::{export_exe, export_mapping};
 use crate::error::{Blocker, Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
+use crate::kinds::memory::secret;
 use crate::kinds::socket;
 use crate::view::{FdView, ProcessView, TreeView};
 use class::Class;
@@ -74,6 +75,9 @@ fn refusals(view: &TreeView, fd: &FdView) -> Vec<class::Refusal> {
         Class::Regular | Class::Directory => {
             (regular::check(fd), outside::check_lock(view, fd).or_else(|| outside::check_content(view, fd)))
         }
+        Class::Secret => {
+            (Some(class::Refusal::new(secret::KIND, secret::WHY, secret::ADVICE)), outside::check_shared(view, fd))
+        }
         Class::Socket => (socket::check(view, fd), None),
         Class::EventFd => (eventfd::check(fd), outside::check_shared(view, fd)),
         Class::Epoll => (epoll::check(view, fd), outside::check_shared(view, fd)),
@@ -95,7 +99,7 @@ fn accepted_loss(cx: &ExportCx<'_>, fd: &FdView) -> Option<&'static str> {
         return None;
     }
     let class = class::of(fd);
-    let in_part = matches!(class, Class::Epoll | Class::Inotify | Class::EventFd);
+    let in_part = matches!(class, Class::Epoll | Class::Inotify | Class::EventFd | Class::Secret);
     let shared = |kind: &str| class == Class::Regular && kind == "outside";
     let mut kinds = refusals(cx.view, fd).into_iter().map(|r| r.kind);
     kinds.find(|kind| !in_part && !shared(kind) && cx.options.accept.contains(*kind))
@@ -143,6 +147,7 @@ fn export_object(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdView) -> R
     }
     match class::of(fd) {
         Class::Regular | Class::Directory => regular::export(cx, fd).map(Object::Regular),
+        Class::Secret => secret::export(cx, fd).map(Object::Regular),
         Class::Pipe => pipe::export(cx, fd).map(Object::Pipe),
         Class::Device => Ok(Object::Device(device::export(fd))),
         Class::Terminal if pty::pair(cx.view, fd).is_some() => pty::export_slave(cx, fd).map(Object::Tty),

@@ -146,7 +146,7 @@ fn is_fifo(fd: &FdView) -> bool {
 fn matters_whose(view: &TreeView, fd: &FdView) -> bool {
     has_lock(fd)
         || fd.link.starts_with(b"anon_inode:")
-        || class::of(fd) == Class::Master
+        || matches!(class::of(fd), Class::Master | Class::Secret)
         || super::pty::pair(view, fd).is_some()
 }
 

@@ -6,7 +6,7 @@
 //!   The mode is asked of all, the nodes of those few that have one.
 //! - Whether a ring of `io_setup(2)` still has its context: `io_getevents(2)` for no event says so and takes none.
 
-use super::{ldt, vma};
+use super::{ldt, secret, vma};
 use ghost_image::record::vma::Special;
 use ghost_sys::nr;
 use ghost_sys::proc::Smap;
@@ -25,6 +25,8 @@ pub struct MemoryAnswers {
     pub rings: Vec<u64>,
     /// Its local descriptor table, as in the record.
     pub ldt: Vec<u8>,
+    /// Hidden memory that nobody else could read.
+    pub secrets: Vec<secret::Told>,
 }
 
 impl MemoryAnswers {
@@ -98,6 +100,7 @@ impl MemoryQuestions {
             policies: policies.map(|(_, start)| (*start, Vec::new())).collect(),
             rings: self.rings.iter().filter(|(_, s)| outcome.result(*s).is_ok()).map(|r| r.0).collect(),
             ldt: Vec::new(),
+            secrets: Vec::new(),
         }
     }
 }

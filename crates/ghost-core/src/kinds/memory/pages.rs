@@ -13,7 +13,7 @@ use ghost_image::record as rec;
 use ghost_image::record::vma::Special;
 use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr};
 use ghost_sys::uffd::Missing;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// `PageHead.owner`: an address space.
@@ -148,6 +148,8 @@ pub struct Targets<'c> {
     missing: HashMap<u32, MissingRanges>,
     shmems: &'c HashMap<u32, OwnedFd>,
     contents: &'c HashMap<u32, OwnedFd>,
+    /// Those of them that are hidden memory.
+    secrets: HashSet<u32>,
     sysv: &'c HashMap<u32, OwnedFd>,
 }
 
@@ -162,7 +164,11 @@ impl<'c> Targets<'c> {
             }
         }
         let (shmems, contents, sysv) = (&cx.shmems, &cx.contents, &cx.sysv.files);
-        Ok(Self { model: cx.model, memories, missing, shmems, contents, sysv })
+        let secrets = cx.model.files.iter().filter_map(|f| match &f.object {
+            Some(rec::file::Object::Regular(r)) if r.secret => Some(r.content_id),
+            _ => None,
+        });
+        Ok(Self { model: cx.model, memories, missing, shmems, contents, secrets: secrets.collect(), sysv })
     }
 
     /// Writes runs of pages of one address space, whose bytes follow each other.
@@ -256,6 +262,10 @@ pub fn import(cx: &Targets<'_>, head: &rec::PageHead, bytes: &[u8]) -> Result<()
             for run in filled {
                 let (now, later) = rest.split_at((run.pages * PAGE) as usize);
                 rest = later;
+                if head.owner == OWNER_CONTENT && cx.secrets.contains(&head.id) {
+                    ghost_sys::secret::write(file.as_fd(), run.start, now).step("filling hidden memory")?;
+                    continue;
+                }
                 let len = now.len().min(size.saturating_sub(run.start) as usize);
                 let mut done = 0;
                 while done < len {

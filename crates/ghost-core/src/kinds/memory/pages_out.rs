@@ -109,6 +109,7 @@ impl<'s> Todo<'s> {
             self.ranges = match source {
                 PageSource::Memory { runs, .. } => Cow::Borrowed(runs),
                 PageSource::Inode { file, size, .. } => Cow::Owned(extents(file, *size)?),
+                PageSource::Bytes { runs, .. } => Cow::Owned(runs.iter().map(|r| (r.0, r.1.len() as u64)).collect()),
             };
             (self.next, self.at, self.done) = (self.next + 1, 0, 0);
         }
@@ -158,13 +159,14 @@ impl<W: Write> Worker<'_, W> {
             let from = match source {
                 PageSource::Memory { .. } => From::Memory(Memory::open(pid).step("opening its memory")?),
                 PageSource::Inode { file, .. } => From::File(file),
+                PageSource::Bytes { runs, .. } => From::Bytes(runs),
             };
             self.from = Some((index, from));
         }
         let Some((_, from)) = &self.from else { unreachable!("it was opened above") };
         let (owner, id) = match source {
             PageSource::Memory { mm_id, .. } => (OWNER_MM, *mm_id),
-            PageSource::Inode { owner, id, .. } => (*owner, *id),
+            PageSource::Inode { owner, id, .. } | PageSource::Bytes { owner, id, .. } => (*owner, *id),
         };
         let len: usize = portion.iter().map(|p| p.1).sum();
         if self.buffer.len() < len {
@@ -263,6 +265,7 @@ fn is_zero(page: &[u8]) -> bool {
 enum From<'f> {
     Memory(Memory),
     File(&'f OwnedFd),
+    Bytes(&'f [(u64, Vec<u8>)]),
 }
 
 impl From<'_> {
@@ -282,6 +285,17 @@ impl From<'_> {
                         })
                     })
                     .step_on(pid, || format!("memory at {:x}", ranges[0].0), "reading pages")
+            }
+            Self::Bytes(runs) => {
+                let mut rest = bytes;
+                for &(at, len) in ranges {
+                    let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
+                    rest = later;
+                    let inside = |r: &&(u64, Vec<u8>)| r.0 <= at && at + len as u64 <= r.0 + r.1.len() as u64;
+                    let run = runs.iter().find(inside).expect("ranges are parts of the runs");
+                    now.copy_from_slice(&run.1[(at - run.0) as usize..][..len]);
+                }
+                Ok(())
             }
             Self::File(file) => {
                 let mut rest = bytes;

@@ -5,6 +5,7 @@
 //! to memory that cannot be written.
 
 use super::pages::Runs;
+use super::secret;
 use crate::error::{Blocker, Context, KindError};
 use crate::export::{ExportCx, PageSource};
 use crate::import::ImportCx;
@@ -23,6 +24,7 @@ enum Backing {
     SharedAnonymous,
     SysvShm,
     File,
+    Secret,
     Special(Special),
     /// Cannot travel: kind, why.
     Alien(&'static str, &'static str),
@@ -49,9 +51,7 @@ fn backing(smap: &Smap) -> Backing {
         b"[stack]" => Backing::Anonymous,
         b"[uprobes]" => Backing::Alien("uprobes", "a tracer has put probes into this program"),
         b"/[aio] (deleted)" => Backing::Special(Special::AioRing),
-        b"/secretmem (deleted)" => {
-            Backing::Alien("memfd_secret", "memory hidden from the kernel itself cannot be read")
-        }
+        b"/secretmem (deleted)" => Backing::Secret,
         b"/dev/zero (deleted)" if flags.contains(VmFlags::MAY_SHARE) => Backing::SharedAnonymous,
         _ if name.starts_with(b"anon_inode:[io_uring]") => Backing::Alien("io_uring", "a ring shared with the kernel"),
         _ if name.starts_with(b"anon_inode:[perf_event]") => {
@@ -83,9 +83,11 @@ pub fn check(process: &ProcessView, out: &mut Vec<Blocker>) {
         let m = &smap.mapping;
         let unknown = (!smap.unknown_flags.is_empty())
             .then(|| format!("flags {} are unknown to ghost", String::from_utf8_lossy(&smap.unknown_flags)));
-        let (kind, why) = match (backing(smap), unknown) {
-            (Backing::Alien(kind, why), _) => (kind, why.to_owned()),
-            (_, Some(why)) => ("mapping", why),
+        let unmap = "let the program unmap it first";
+        let (kind, why, advice) = match (backing(smap), unknown) {
+            (Backing::Alien(kind, why), _) => (kind, why.to_owned(), unmap),
+            (_, Some(why)) => ("mapping", why, unmap),
+            (Backing::Secret, None) => (secret::KIND, secret::WHY.to_owned(), secret::ADVICE),
             _ => continue,
         };
         let name = String::from_utf8_lossy(&m.name).into_owned();
@@ -95,7 +97,7 @@ pub fn check(process: &ProcessView, out: &mut Vec<Blocker>) {
             kind,
             subject: format!("memory {:x}-{:x} {name}", m.start, m.end),
             why,
-            advice: "let the program unmap it first".to_owned(),
+            advice: advice.to_owned(),
             passes: false,
         });
     }
@@ -105,7 +107,7 @@ pub fn check(process: &ProcessView, out: &mut Vec<Blocker>) {
 pub fn is_nameless(smap: &Smap) -> bool {
     smap.flags.contains(VmFlags::MAY_SHARE)
         && match backing(smap) {
-            Backing::SharedAnonymous => true,
+            Backing::SharedAnonymous | Backing::Secret => true,
             Backing::File => smap.mapping.is_deleted(),
             _ => false,
         }
@@ -117,6 +119,11 @@ pub fn special(smap: &Smap) -> Special {
         Backing::Special(special) => special,
         _ => Special::None,
     }
+}
+
+/// Whether this is hidden memory.
+pub fn is_secret(smap: &Smap) -> bool {
+    backing(smap) == Backing::Secret
 }
 
 /// The id of the System V segment that is attached here, if one is.
@@ -163,6 +170,11 @@ pub fn export(cx: &mut ExportCx<'_>, index: usize, smap: &Smap, runs: &Runs) -> 
     };
     match back {
         Backing::File => vma.file_id = fd::export_mapping(cx, index, smap)?,
+        Backing::Secret => {
+            vma.file_id = secret::export_mapping(cx, index, smap)?;
+            // It always is, by itself, and can't be by mlock(2).
+            (vma.locked, vma.lock_onfault) = (false, false);
+        }
         Backing::SharedAnonymous => vma.shmem_id = export_shmem(cx, index, smap)?,
         Backing::SysvShm => vma.sysv_id = super::sysv::export(cx, index, smap)?,
         _ => {}

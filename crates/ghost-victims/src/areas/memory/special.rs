@@ -236,16 +236,69 @@ pub(super) const VICTIMS: &[Victim] = &[
         must!(shmctl(id, libc::IPC_RMID, std::ptr::null_mut()));
         v.eq("nobody finds it any more", -1, call!(shmget(key, 0, 0)));
     }),
-    victim("secret", |v| {
-        const SYS_MEMFD_SECRET: i64 = 447;
-        let Ok(fd) = raw!(SYS_MEMFD_SECRET, 0) else { v.skip("memfd_secret is off here") };
-        must!(ftruncate(fd as i32, PAGE as i64));
-        let m = Map::new(PAGE, RW, libc::MAP_SHARED, fd as i32, 0);
+    flagged("secret", &[Flag::Accept("secretmem")], |v| {
+        let Some(fd) = secret(v) else { return };
+        must!(ftruncate(fd, PAGE as i64));
+        let m = Map::new(PAGE, RW, libc::MAP_SHARED, fd, 0);
         m.put(0, 42);
         v.wait();
         v.eq("the secret", 42, m.get(0));
+        v.check("still hidden from others", hidden(m.at));
+    }),
+    flagged("secret-mapped-only", &[Flag::Accept("secretmem")], |v| {
+        // As libraries for cryptography have it: no descriptor, pages that are not there, others that may not be touched.
+        let Some(fd) = secret(v) else { return };
+        const PAGES: usize = 200;
+        must!(ftruncate(fd, (PAGES * PAGE) as i64));
+        let m = Map::new(PAGES * PAGE, RW, libc::MAP_SHARED, fd, 0);
+        let part = Map::new(2 * PAGE, RW, libc::MAP_SHARED, fd, (100 * PAGE) as i64);
+        must!(close(fd));
+        for page in [1, 2, 70, 100, 150] {
+            m.put(page * PAGE + page, page as u8);
+        }
+        must!(mprotect(m.at as *mut libc::c_void, PAGE, libc::PROT_NONE));
+        v.wait();
+        for page in 1..PAGES {
+            let expected = if [1, 2, 70, 100, 150].contains(&page) { page as u8 } else { 0 };
+            v.eq("a byte of it", expected, m.get(page * PAGE + page));
+        }
+        part.put(5, 99);
+        v.eq("what the other mapping has written", 99, m.get(100 * PAGE + 5));
+        v.check("still hidden from others", hidden(m.at + PAGE));
+    }),
+    flagged("secret-open-only", &[Flag::Accept("secretmem")], |v| {
+        // Only a descriptor, twice, and a child that has it too.
+        let Some(fd) = secret(v) else { return };
+        must!(ftruncate(fd, (3 * PAGE) as i64));
+        Map::new(PAGE, RW, libc::MAP_SHARED, fd, PAGE as i64).put(7, 77);
+        let other = must!(dup(fd));
+        v.spawn(move |c| {
+            c.wait();
+            Map::new(PAGE, RW, libc::MAP_SHARED, other, 0).put(8, 88);
+        });
+        v.wait();
+        v.join();
+        let m = Map::new(3 * PAGE, RW, libc::MAP_SHARED, fd, 0);
+        v.eq("the secret", 77, m.get(PAGE + 7));
+        v.eq("the child's", 88, m.get(8));
     }),
 ];
+
+/// A new descriptor of hidden memory.
+fn secret(v: &crate::Ctx) -> Option<i32> {
+    const SYS_MEMFD_SECRET: i64 = 447;
+    match raw!(SYS_MEMFD_SECRET, 0) {
+        Ok(fd) => Some(fd as i32),
+        Err(_) => v.skip("memfd_secret is off here"),
+    }
+}
+
+/// Whether what lies there can't be read through procfs.
+fn hidden(at: usize) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let mem = std::fs::File::open("/proc/self/mem").expect("its memory");
+    mem.read_exact_at(&mut [0; 1], at as u64).is_err()
+}
 
 /// What the kernel says of a segment.
 fn segment(id: i32) -> Option<libc::shmid_ds> {
