@@ -37,6 +37,9 @@ pub struct InetSocket {
     pub mark: u32,
     /// The congestion control algorithm of TCP.
     pub congestion: String,
+    /// Keys of TCP_MD5SIG of one that listens (Linux 4.14), `struct tcp_diag_md5sig` each; told only to who has CAP_NET_ADMIN and
+    /// asks for them ([`SockDiag::tcp_with_keys`]).
+    pub md5_keys: Vec<u8>,
     /// The kernel's name for the socket, unique until the next boot.
     pub cookie: u64,
 }
@@ -48,9 +51,20 @@ impl SockDiag {
     pub fn inet(&self, protocol: i32) -> Result<Vec<InetSocket>> {
         /// Ask for INET_DIAG_CONG; the rest comes unasked.
         const EXTENSIONS: u8 = 1 << 3;
+        self.inet_with(protocol, EXTENSIONS)
+    }
+
+    /// TCP sockets by inode, with their keys; those come with INET_DIAG_INFO.
+    pub fn tcp_with_keys(&self) -> Result<HashMap<u32, InetSocket>> {
+        const EXTENSIONS: u8 = 1 << 1;
+        let all = self.inet_with(libc::IPPROTO_TCP, EXTENSIONS)?;
+        Ok(all.into_iter().filter(|s| s.inode != 0).map(|s| (s.inode, s)).collect())
+    }
+
+    fn inet_with(&self, protocol: i32, extensions: u8) -> Result<Vec<InetSocket>> {
         let mut all = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            let mut request = vec![family as u8, protocol as u8, EXTENSIONS, 0];
+            let mut request = vec![family as u8, protocol as u8, extensions, 0];
             request.extend(u32::MAX.to_ne_bytes()); // all states
             request.extend([0; 48]); // all addresses
             all.extend(self.dump(&request, parse)?);
@@ -97,6 +111,7 @@ fn parse(message: &[u8]) -> Option<InetSocket> {
         v6_only: false,
         mark: 0,
         congestion: String::new(),
+        md5_keys: Vec::new(),
         cookie: u64::from(u32_at(message, 44)) | u64::from(u32_at(message, 48)) << 32,
     };
     for (kind, body) in attributes(&message[FIXED..]) {
@@ -104,6 +119,7 @@ fn parse(message: &[u8]) -> Option<InetSocket> {
             (4, _) => s.congestion = String::from_utf8_lossy(body).trim_end_matches('\0').to_owned(),
             (8, 1..) => s.shutdown = body[0],
             (11, 1..) => s.v6_only = body[0] != 0,
+            (18, _) => s.md5_keys = body.to_vec(),
             (15, 4..) => s.mark = u32_at(body, 0),
             _ => {}
         }

@@ -232,3 +232,15 @@ pub fn recv(fd: RawFd, room: usize, flags: i32) -> Sys<Got> {
 pub fn recv_now(fd: RawFd, room: usize) -> Sys<Got> {
     recv(fd, room, libc::MSG_DONTWAIT)
 }
+
+/// TCP_MD5SIG: a key for an address, or for a network.
+pub fn md5_key(fd: RawFd, of: &Addr, prefix: Option<u8>, text: &[u8]) -> Sys {
+    const TCP_MD5SIG_EXT: i32 = 32;
+    // struct tcp_md5sig: address (128 bytes), flags, prefix, length of the key, interface, key.
+    let mut value = [0; 216];
+    value[..of.0.len()].copy_from_slice(&of.0);
+    (value[128], value[129]) = (u8::from(prefix.is_some()), prefix.unwrap_or(0));
+    value[130..132].copy_from_slice(&(text.len() as u16).to_ne_bytes());
+    value[136..136 + text.len()].copy_from_slice(text);
+    set_raw(fd, libc::IPPROTO_TCP, TCP_MD5SIG_EXT, &value)
+}

@@ -81,9 +81,9 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
         let view = cx.view;
         let ends = inodes::inodes(view).pipe(fd);
         let size = rustix::pipe::fcntl_getpipe_size(&fd.ours).step("asking for the size of the pipe")?;
-        // Without a reader in the tree nobody will ever read them, but for one who opens the FIFO: then they are not ours.
         let packets = match ends.reader {
             Some((t, f)) => cx.shared.glass.peek(view.table(t)[f].ours.as_fd(), size)?,
+            None if is_widowed(fd.ours.as_fd()) => unread(cx, fd, size)?,
             None => Vec::new(),
         };
         cx.model.pipes.push(rec::Pipe {
@@ -106,6 +106,25 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
     }
     let fifo = is_fifo(fd);
     Ok(rec::PipeEnd { pipe_id: id, fifo, path: fifo.then(|| path::of(&fd.link, &fd.stat)) })
+}
+
+/// What lies in a pipe whose last reader has gone: a writer may open it for reading again, by `/proc`. So does ghost.
+///
+/// Of a FIFO that would let others go that wait for a reader, and when ghost closes it, the kernel sends a signal to a writer that has asked
+/// for one: there it is a loss that is noted.
+fn unread(cx: &mut ExportCx<'_>, fd: &FdView, size: usize) -> Result<Vec<Vec<u8>>, KindError> {
+    let waiting = fdops::readable_bytes(fd.ours.as_fd()).step("asking how much lies in the pipe")?;
+    if waiting == 0 {
+        return Ok(Vec::new());
+    }
+    if is_fifo(fd) || fd.info.flags & regular::ASYNC != 0 {
+        let text = format!("{waiting} bytes that nobody had read before its last reader went are lost");
+        cx.notes.push(note(0, "pipe", super::subject(fd), text));
+        return Ok(Vec::new());
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let reader = regular::reopen(fd.ours.as_fd(), flags.bits()).step("opening a pipe without a reader")?;
+    cx.shared.glass.peek(reader.as_fd(), size)
 }
 
 /// A pipe of ours through which others are looked at, kept for the next.

@@ -3,7 +3,9 @@
 //! Read: TCP_INFO (state and backlog; Linux 2.4), SO_MEMINFO (what lies in the queue; 4.12), `getsockname(2)`, inet_diag
 //! (shutdown halves). Rebuilt: `bind(2)`, `listen(2)`, `connect(2)` of UDP, which sends nothing.
 //!
-//! Refused: connections, connections that wait to be accepted, datagrams that wait to be read, multicast memberships.
+//! Refused: connections, connections that wait to be accepted, datagrams that wait to be read, multicast memberships. Noted: an error
+//! that a UDP socket has to tell: SO_ERROR takes it, poll(2) shows that there is one. With IP_RECVERR it has a message too, which counts as a
+//! datagram that waits, and so has whatever else is in the queue of errors.
 
 use super::options;
 use crate::error::{Context, KindError};
@@ -91,7 +93,7 @@ pub fn check_udp(fd: &FdView) -> Option<Refusal> {
     if queued || super::poll(ours).contains(PollFlags::IN) && !super::poll(ours).contains(PollFlags::RDHUP) {
         return Some(Refusal::passing(
             "udp",
-            "datagrams wait to be read, which can't be put back with their senders",
+            "datagrams or errors wait to be read, which can't be put back with their senders",
             "the program has read them",
         ));
     }
@@ -169,6 +171,7 @@ pub fn import(socket: &rec::Socket) -> Result<OwnedFd, KindError> {
         sock::socket(socket.family as i32, socket.r#type as i32, socket.protocol as i32).step("making a socket")?;
     // Before the address: they say how it may be bound. What fails is told when all are set again, after it.
     options::import(fd.as_fd(), &socket.options);
+    super::md5::import(fd.as_fd(), socket)?;
     let state = socket.state();
     let advice = "end whoever has the address now (ss -lnp shows it), or restart where the address exists";
     match state {
@@ -274,6 +277,23 @@ mod tests {
         let new = import(&was).unwrap();
         same(&was, &again(new.as_fd()));
         TcpStream::connect(address).unwrap();
+    }
+
+    #[test]
+    fn an_error_that_is_to_be_told_is_noted_and_left() {
+        let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let one = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        one.connect(nobody).unwrap();
+        one.send(b"x").unwrap();
+        for _ in 0..2 {
+            assert_eq!(check_udp(&view_of(one.as_fd())), None);
+            let notes = exporting(|cx| {
+                super::super::export(cx, &view_of(one.as_fd())).unwrap();
+                cx.notes.clone()
+            });
+            assert!(notes.len() == 1 && notes[0].kind == "udp" && notes[0].text.contains("error"), "{notes:?}");
+        }
+        assert_eq!(one.send(b"x").unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Lost: a classic or eBPF program that distributes a SO_REUSEPORT group (it can't be read).
 
 pub mod inet;
+mod md5;
 pub mod options;
 pub mod unix;
 mod urgent;
@@ -68,6 +69,8 @@ pub struct Facts {
     pub pending: HashSet<u32>,
     /// UDP sockets by inode, asked for when there is one.
     pub(crate) udp: std::cell::OnceCell<HashMap<u32, InetSocket>>,
+    /// TCP sockets that listen or are bound, asked for when one has keys.
+    pub(crate) tcp: std::cell::OnceCell<HashMap<u32, InetSocket>>,
 }
 
 /// The facts, gathered when first asked for.
@@ -112,7 +115,7 @@ pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
     }
     match (family, kind, protocol) {
         (AF_UNIX, ..) => unix::check(view, fd),
-        (AF_INET | AF_INET6, STREAM, 6) => inet::check_tcp(fd),
+        (AF_INET | AF_INET6, STREAM, 6) => inet::check_tcp(fd).or_else(|| md5::check(facts(view), fd)),
         (AF_INET | AF_INET6, STREAM, 262) => refuse("mptcp", "a multipath TCP socket"),
         (AF_INET | AF_INET6, STREAM, 132) | (AF_INET | AF_INET6, 5, _) => refuse("sctp", "an SCTP socket"),
         (AF_INET | AF_INET6, DGRAM, 17) => inet::check_udp(fd),
@@ -155,6 +158,13 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::Socket, KindErr
     } else {
         socket.local = local;
         inet::export(facts(cx.view), fd, &mut socket)?;
+        md5::export(facts(cx.view), fd, &mut socket);
+        if poll(ours).contains(PollFlags::ERR) {
+            // Its number can only be asked for by taking it.
+            let text =
+                "an error of what it has sent (ICMP), which it had still to tell, is lost, as ICMP itself may be";
+            cx.notes.push(crate::kinds::fd::note(0, "udp", crate::kinds::fd::subject(fd), text));
+        }
     }
     Ok(socket)
 }

@@ -50,6 +50,36 @@ pub(super) const VICTIMS: &[Victim] = &[
         fd::write_full(w, b"through")?;
         same_bytes("data", b"through", &fd::read(r, 100)?)?;
     }),
+    row!("unread", |s| {
+        // The last reader has gone and left bytes; whoever still writes can become a reader by /proc.
+        task::ignore(libc::SIGPIPE);
+        let (r, w) = fd::pipe(NB)?;
+        fd::write_full(w, b"never read")?;
+        fd::close(r)?;
+        s.wait();
+        same("readable", 10, fd::readable(w)?)?;
+        same("poll of the write end", libc::POLLERR | libc::POLLOUT, fd::poll_now(w, libc::POLLOUT)?)?;
+        fails("more", libc::EPIPE, fd::write(w, b"more"))?;
+        let again = fd::open(format!("/proc/self/fd/{w}"), libc::O_RDONLY | NB)?;
+        same_bytes("data", b"never read", &fd::read(again, 100)?)?;
+        fd::write_full(w, b"more")?;
+        same_bytes("data after it", b"more", &fd::read(again, 100)?)?;
+    }),
+    row!("unread-fifo", [Flag::NoDup("each would be the other's reader")], |s| {
+        // Bytes in a FIFO without a reader live as long as a writer does: lost, and noted.
+        task::ignore(libc::SIGPIPE);
+        let path = s.path("fifo");
+        fd::mkfifo(&path)?;
+        let r = fd::open(&path, libc::O_RDONLY | NB)?;
+        let w = fd::open(&path, libc::O_WRONLY | NB)?;
+        fd::write_full(w, b"never read")?;
+        fd::close(r)?;
+        s.wait();
+        fails("more", libc::EPIPE, fd::write(w, b"more"))?;
+        let r = fd::open(&path, libc::O_RDONLY | NB)?;
+        fd::write_full(w, b"read")?;
+        truth("what is written now comes", fd::read(r, 100)?.ends_with(b"read"))?;
+    }),
     row!("one-byte", |s| {
         let (r, w) = fd::pipe(NB)?;
         fd::write_full(w, b"1")?;

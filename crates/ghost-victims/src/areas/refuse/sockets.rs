@@ -30,6 +30,24 @@ pub(super) const VICTIMS: &[Victim] = &[
         fd::write_full(f, &ask)?;
         truth("an answer", sock::recv(f, 65536, 0)?.data.len() > 16)?;
     }),
+    row!("tcp-md5-key-of-client", [Flag::Refuse("tcp")], |s| {
+        // A client of those who demand a key, before it connects.
+        let f = socket(s, V4, libc::SOCK_STREAM, 0);
+        let l = socket(s, V4, libc::SOCK_STREAM, 0);
+        sock::bind(l, &sock::v4(LOOP, 0))?;
+        sock::listen(l, 1)?;
+        let addr = sock::local(l)?;
+        if sock::md5_key(f, &addr, None, b"a key").is_err() {
+            s.skip("no TCP_MD5SIG");
+        }
+        fd::close(l)?;
+        s.wait();
+        let l = socket(s, V4, libc::SOCK_STREAM, 0);
+        sock::bind(l, &addr)?;
+        sock::md5_key(l, &sock::v4(LOOP, 0), None, b"a key")?;
+        sock::listen(l, 1)?;
+        sock::connect(f, &addr)?;
+    }),
     row!("packet-socket", [Flag::Refuse("packet")], |s| {
         let f = socket(s, libc::AF_PACKET, libc::SOCK_RAW, i32::from(3u16.to_be()));
         let before = sock::local(f)?;

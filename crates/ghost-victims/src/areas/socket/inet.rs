@@ -18,6 +18,11 @@ fn listener(addr: &Addr, backlog: i32, prepare: impl FnOnce(i32) -> Result<(), E
     Ok(f)
 }
 
+/// A key of TCP_MD5SIG for those of a network.
+fn md5_key(f: i32, net: [u8; 4], prefix: u8, text: &[u8]) -> Result<(), Errno> {
+    sock::md5_key(f, &sock::v4(Some(net), 0), Some(prefix), text)
+}
+
 /// Whether this host has IPv6 on its loopback.
 fn has_v6() -> bool {
     sock::socket(AF_INET6, SOCK_DGRAM, 0).is_ok_and(|f| {
@@ -148,6 +153,44 @@ pub(super) const VICTIMS: &[Victim] = &[
         same("poll without a client", 0, fd::poll_now(f, libc::POLLIN)?)?;
         serves("first client", f, &addr)?;
         serves("second client", f, &addr)?;
+    }),
+    row!("tcp-md5-keys", [PORT], |s| {
+        // A key for one network, another for a host in it.
+        let f = listener(&sock::v4(LOOP, 0), 7, |f| {
+            md5_key(f, [127, 0, 0, 0], 8, b"for all")?;
+            md5_key(f, [127, 0, 0, 9], 32, b"for one")
+        });
+        let Ok(f) = f else { s.skip("no TCP_MD5SIG") };
+        let addr = sock::local(f)?;
+        s.wait();
+        let connects = |from: [u8; 4], key: &[u8]| {
+            let c = sock::socket(AF_INET, SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+            if !key.is_empty() {
+                md5_key(c, [127, 0, 0, 1], 32, key)?;
+            }
+            sock::bind(c, &sock::v4(Some(from), 0))?;
+            fails("connect", libc::EINPROGRESS, sock::connect(c, &addr))?;
+            Ok::<_, String>(fd::poll_ms(c, libc::POLLOUT, 200)? == libc::POLLOUT)
+        };
+        same("with the key of all", true, connects([127, 0, 0, 1], b"for all")?)?;
+        same("with the key of one", true, connects([127, 0, 0, 9], b"for one")?)?;
+        same("with the wrong key", false, connects([127, 0, 0, 9], b"for all")?)?;
+        same("without a key", false, connects([127, 0, 0, 1], b"")?)?;
+    }),
+    row!("udp-error-untold", [PORT], |s| {
+        // What came back from where nobody listens is told at the next call; or is lost, as it may always be.
+        let gone = sock::socket(AF_INET, SOCK_DGRAM, 0)?;
+        sock::bind(gone, &sock::v4(LOOP, 0))?;
+        let nobody = sock::local(gone)?;
+        fd::close(gone)?;
+        let f = sock::socket(AF_INET, SOCK_DGRAM, 0)?;
+        sock::connect(f, &nobody)?;
+        fd::write_full(f, b"x")?;
+        same("poll", libc::POLLERR, fd::poll_now(f, 0)?)?;
+        s.wait();
+        let told = fd::write(f, b"x");
+        truth("refused, or sent", told == Ok(1) || told.is_err_and(|e| e.code == libc::ECONNREFUSED))?;
+        same("peer", nobody, sock::peer(f)?)?;
     }),
     row!("tcp-listening-any", [PORT], |s| {
         let f = listener(&sock::v4(None, 0), 128, |_| Ok(()))?;
