@@ -298,6 +298,7 @@ fn prepare_inner(
     crate::host::check(&model.host)?;
     crate::sane::check(&model)?;
     memory::number::fits(&model)?;
+    crate::room::fits(&model)?;
     if options.pids == Pids::Same && options.wait_for_pids_ms > 0 && tree::any_pid_taken(&model) {
         // The source lives on this host and ends only when all of the ghost has been taken.
         intake.spool()?;
@@ -317,7 +318,7 @@ fn prepare_inner(
     )
     .step("making the channel to the new processes")?;
     let control_fd = high_number(&model);
-    let theirs = raise(theirs, control_fd)?;
+    let theirs = crate::room::raise(theirs, control_fd)?;
     let mut cx = ImportCx {
         model: &model,
         options,
@@ -424,19 +425,6 @@ fn high_number(model: &Model) -> i32 {
     // Free in every table, and no higher than it must be: the highest number of a table may be the highest of all.
     let taken: std::collections::HashSet<u32> = model.fd_tables.iter().flat_map(|t| &t.fds).map(|f| f.fd).collect();
     (64..1 << 30).find(|n| !taken.contains(n)).map_or(64, |n| n as i32)
-}
-
-/// The same descriptor under this number or a higher one.
-pub(crate) fn raise(fd: OwnedFd, at_least: i32) -> Result<OwnedFd, KindError> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|soft| soft <= at_least as u64 + 1024) {
-        limit.current = limit.maximum;
-        let _ = setrlimit(Resource::Nofile, limit);
-    }
-    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), at_least)
-        .step("making room for its descriptors")
-        .map_err(|e| e.advise("raise the hard limit on open files (ulimit -Hn) above that of the program"))
 }
 
 /// A range that is free in every address space of the tree, for the executor and the parked vDSO.

@@ -40,6 +40,8 @@ const PR_GET_SPECULATION_CTRL: i32 = 52;
 const PR_GET_IO_FLUSHER: i32 = 58;
 const PR_GET_MDWE: i32 = 66;
 const PR_GET_MEMORY_MERGE: i32 = 68;
+const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
+const RESTORE_IDS_GET: i32 = 2;
 const MEMBARRIER_CMD_GET_REGISTRATIONS: i32 = 512;
 const ARCH_GET_CPUID: i32 = 0x1011;
 const ARCH_GET_XCOMP_PERM: i32 = 0x1022;
@@ -76,6 +78,8 @@ pub struct ProcessAnswers {
     pub mdwe: u32,
     /// PR_GET_IO_FLUSHER; false too where the process may not ask.
     pub io_flusher: bool,
+    /// PR_TIMER_CREATE_RESTORE_IDS: `timer_create(2)` takes the id that it is given (Linux 6.16).
+    pub timer_restore_ids: bool,
     /// PR_GET_MEMORY_MERGE.
     pub memory_merge: bool,
     /// Commands that registered the process with `membarrier(2)` (Linux 6.3 tells).
@@ -354,6 +358,7 @@ struct ProcessQuestions {
     mdwe: Slot,
     io_flusher: Slot,
     memory_merge: Slot,
+    restore_ids: Slot,
     membarrier: Slot,
     xcomp: (Slot, DataRef),
     reports: Vec<DataRef>,
@@ -401,6 +406,12 @@ impl ProcessQuestions {
             thp_disable: prctl(batch, "PR_GET_THP_DISABLE", PR_GET_THP_DISABLE, &[]),
             mdwe: prctl(batch, "PR_GET_MDWE", PR_GET_MDWE, &[]),
             io_flusher: prctl(batch, "PR_GET_IO_FLUSHER", PR_GET_IO_FLUSHER, &[]),
+            restore_ids: prctl(
+                batch,
+                "PR_TIMER_CREATE_RESTORE_IDS",
+                PR_TIMER_CREATE_RESTORE_IDS,
+                &[RESTORE_IDS_GET.into()],
+            ),
             memory_merge: prctl(batch, "PR_GET_MEMORY_MERGE", PR_GET_MEMORY_MERGE, &[]),
             membarrier: batch.try_call(
                 "MEMBARRIER_CMD_GET_REGISTRATIONS",
@@ -438,6 +449,7 @@ impl ProcessQuestions {
         into.thp_disable = number(self.thp_disable);
         into.mdwe = number(self.mdwe);
         into.io_flusher = number(self.io_flusher) != 0;
+        into.timer_restore_ids = number(self.restore_ids) != 0;
         into.memory_merge = number(self.memory_merge) != 0;
         into.membarrier = number(self.membarrier);
         into.xcomp_permitted = outcome.result(self.xcomp.0).map_or(0, |_| outcome.u64(self.xcomp.1));

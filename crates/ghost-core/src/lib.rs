@@ -23,6 +23,7 @@ pub mod names;
 pub mod options;
 pub mod replace;
 pub mod report;
+mod room;
 pub mod sane;
 pub mod shared;
 pub mod view;

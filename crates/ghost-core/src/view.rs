@@ -8,12 +8,15 @@ pub mod sharing;
 pub use descriptor::{FdView, SocketView};
 pub use sharing::{Apart, Crossed};
 
-use crate::abreast;
 use crate::error::{Context, KindError};
+use crate::{abreast, room};
 use ghost_sys::proc::{self, ProcDir};
-use ghost_sys::{Pid, pidfd};
+use ghost_sys::{Pid, kcmp, pidfd};
 use sharing::Sharing;
+use std::cell::Cell;
+use std::cmp::Ordering;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// One process, seen from outside.
 #[derive(Debug)]
@@ -63,6 +66,12 @@ impl ProcessView {
     /// Whether it has ended and waits to be reaped.
     pub fn is_zombie(&self) -> bool {
         self.stat.state == b'Z' && self.threads.len() <= 1
+    }
+    /// Our copy of its descriptor `fd`, if that is the same description as another's of that number.
+    fn same_description(&self, other: Pid, fd: i32) -> Option<Arc<OwnedFd>> {
+        let at = self.fds.binary_search_by_key(&fd, |view| view.fd).ok()?;
+        let order = kcmp::kcmp(self.live, other, kcmp::Resource::File, fd as u64, fd as u64);
+        (order == Ok(Ordering::Equal)).then(|| Arc::clone(&self.fds[at].ours))
     }
     /// Its name, for messages.
     pub fn comm(&self) -> String {
@@ -129,7 +138,7 @@ impl TreeView {
     pub fn collect(pids: &[Pid]) -> Result<Self, KindError> {
         let mut view = Self::default();
         let mut sharing = Sharing::new();
-        make_room(3 * pids.len());
+        room::make(3 * pids.len());
         let looked = abreast::each(&pids.iter().enumerate().collect::<Vec<_>>(), WORTH, |&(i, &pid)| look(pid, i == 0));
         for process in looked {
             let Some(mut process) = process? else { continue };
@@ -164,7 +173,12 @@ impl TreeView {
             let number = processes.len() + k;
             parts.extend(numbers.chunks(DESCRIPTORS).map(|some| Part::Descriptors(number, some.to_vec())));
         }
-        make_room(parts.iter().map(Part::descriptors).sum());
+        let wanted = parts.iter().map(Part::descriptors).sum();
+        let left = room::left(wanted);
+        if wanted > left {
+            return self.look_sparingly(&parts, wanted, left);
+        }
+        room::make(wanted);
         let seen = abreast::each(&parts, WORTH, |part| match part {
             Part::Memory(index) => {
                 let process = &processes[*index];
@@ -177,7 +191,7 @@ impl TreeView {
                     (Some(p), _) => (p.pid, &p.pidfd, &p.dir),
                     _ => return Ok(Seen::Descriptors(*index, Vec::new())),
                 };
-                Ok(Seen::Descriptors(*index, descriptor::look(of, numbers)?))
+                Ok(Seen::Descriptors(*index, descriptor::look(of, numbers, |_| None)?))
             }
         });
         for seen in seen {
@@ -190,6 +204,44 @@ impl TreeView {
             }
         }
         Ok(())
+    }
+
+    /// The same where we may not have as many descriptors as the tree: those that a process has from its parent, or from the sibling
+    /// before it, are looked at through the copy that we have of that one's.
+    fn look_sparingly(&mut self, parts: &[Part], wanted: usize, left: usize) -> Result<(), KindError> {
+        let shared = Cell::new(0);
+        for part in parts {
+            match part {
+                Part::Memory(index) => {
+                    let process = &mut self.processes[*index];
+                    process.smaps =
+                        proc::read_smaps(&process.dir).step_on(process.pid, String::new, "reading its smaps")?;
+                }
+                Part::Descriptors(index, numbers) if *index < self.processes.len() => {
+                    let process = &self.processes[*index];
+                    let parent = self.processes[..*index].iter().rfind(|p| p.pid == process.stat.ppid);
+                    let sibling = self.processes[..*index].iter().rfind(|p| p.stat.ppid == process.stat.ppid);
+                    let relatives: Vec<&ProcessView> = parent.into_iter().chain(sibling).collect();
+                    let of = (process.pid, &process.pidfd, &process.dir);
+                    let known = |fd: i32| {
+                        let ours = relatives.iter().find_map(|r| r.same_description(process.live, fd))?;
+                        shared.set(shared.get() + 1);
+                        Some(ours)
+                    };
+                    let fds = descriptor::look(of, numbers, known).map_err(|e| descriptor::full(e, wanted, left))?;
+                    self.processes[*index].fds.extend(fds);
+                }
+                Part::Descriptors(index, numbers) => {
+                    let apart = &mut self.apart[*index - self.processes.len()];
+                    let Some(pidfd) = &apart.pidfd else { continue };
+                    let of = (self.processes[apart.process].pid, pidfd, &apart.dir);
+                    let fds = descriptor::look(of, numbers, |_| None).map_err(|e| descriptor::full(e, wanted, left))?;
+                    apart.fds.extend(fds);
+                }
+            }
+        }
+        // The rest of the work takes some, too.
+        if wanted - shared.get() > left { Err(room::too_many(wanted, left)) } else { Ok(()) }
     }
 
     /// The process and everything below it, as it runs now.
@@ -207,21 +259,6 @@ impl TreeView {
         Self::collect(&pids)
     }
 }
-
-/// Makes room in our own descriptor table while this is the only thread: with several the kernel waits for all CPUs (RCU) each
-/// time that it grows, some 10 ms.
-fn make_room(more: usize) {
-    let used = ProcDir::own().and_then(|own| proc::read_fds(&own)).map_or(0, |fds| fds.len());
-    if used + more >= FIRST_ROOM
-        && let Ok((fd, _)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-    {
-        // Where the limit forbids it, what needs the room will say so.
-        drop(crate::import::raise(fd, (used + more + FIRST_ROOM) as i32));
-    }
-}
-
-/// Descriptors for which every process has room.
-const FIRST_ROOM: usize = 64;
 
 fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
     let opened = ProcDir::open(pid).and_then(|dir| Ok((proc::read_stat(&dir)?, proc::read_status(&dir)?, dir)));

@@ -1,12 +1,15 @@
 //! Timers that send signals: the three of `setitimer(2)` and those of `timer_create(2)`.
 //!
 //! Read: `getitimer(2)`, `timer_gettime(2)` asked inside, `/proc/PID/timers` (Linux 3.10, CONFIG_CHECKPOINT_RESTORE). Rebuilt by
-//! the process itself. A timer keeps its id: with PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15) the program's number is given to
+//! the process itself. A timer keeps its id: with PR_TIMER_CREATE_RESTORE_IDS (Linux 6.16) the program's number is given to
 //! `timer_create(2)`; before, ids are handed out in ascending order, so timers are made and deleted up to the one that is due.
 //!
 //! Each goes on with the time that was left at the freeze. A periodic timer whose signal waits to be taken counts what it missed
 //! until then: it is armed for one interval ago, so that it sends that signal itself and counts on in step. Lost: the
-//! expirations that it had counted before the checkpoint, which the kernel tells only with the signal.
+//! expirations that it had counted before the checkpoint, which the kernel tells only with the signal: noted. Neither
+//! `/proc/PID/timers` nor the siginfo that waits (PTRACE_PEEKSIGINFO) has their number: the kernel counts when it delivers the signal,
+//! from an expiry that it shows to nobody. To take the signal and send it again (`rt_sigqueueinfo(2)`) would change its place in
+//! the queue, and the timer would send a second one.
 //! Refused: nothing. A CPU-time clock counts from the new process's own zero, but what is left of the timer is kept.
 
 use crate::error::{Blocker, KindError};
@@ -65,6 +68,15 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
                 queue.retain(|info| !signal::is_of_timer(info, timer.id));
                 timer.signal_waits |= queue.len() < before;
             }
+            if timer.signal_waits {
+                let text = "how often it expired before the checkpoint while its signal waits is not known: the signal will tell of the times since";
+                cx.notes.push(rec::Note {
+                    pid: record.pid,
+                    kind: "timer".into(),
+                    subject: format!("timer {}", timer.id),
+                    text: text.into(),
+                });
+            }
         }
     }
     Ok(())
@@ -75,7 +87,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
     // Made first, all of them, so that nothing comes between arming and running.
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
-        if record.posix_timers.is_empty() {
+        if record.posix_timers.is_empty() && !record.timer_restore_ids {
             continue;
         }
         create(cx, index, &record.posix_timers)?;
@@ -174,7 +186,7 @@ fn create(cx: &mut ImportCx<'_>, index: usize, timers: &[rec::PosixTimer]) -> Re
             return Err(KindError::conflict("making its timers", words).on(old, format!("timer {}", t.id)));
         }
     }
-    if has_ids {
+    if has_ids && !cx.record(index).timer_restore_ids {
         let args = [PR_TIMER_CREATE_RESTORE_IDS.into(), 0.into(), 0.into(), 0.into(), 0.into()];
         cx.building[index].batch.call("PR_TIMER_CREATE_RESTORE_IDS off", nr::PRCTL, &args);
     }

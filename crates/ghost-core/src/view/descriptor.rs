@@ -4,7 +4,7 @@
 //! pipes and sockets, but for one thing: locks. `/proc/locks` lists those, but whoever reads it waits for all CPUs (RCU, some 13 ms), and
 //! it leaves out what a process has locked that has ended, where procfs belongs to a pid namespace of its own.
 
-use crate::error::{Context, KindError};
+use crate::error::{Cause, Context, KindError};
 use crate::kinds::fd::class::Class;
 use crate::kinds::socket;
 use ghost_image::record as rec;
@@ -43,12 +43,19 @@ pub struct SocketView {
 }
 
 /// Looks at descriptors of a process by their numbers; one that is closed meanwhile is left out.
-pub(super) fn look((pid, pidfd, dir): (Pid, &OwnedFd, &ProcDir), numbers: &[i32]) -> Result<Vec<FdView>, KindError> {
+///
+/// `known` may have a copy of one already.
+pub(super) fn look(
+    (pid, pidfd, dir): (Pid, &OwnedFd, &ProcDir),
+    numbers: &[i32],
+    known: impl Fn(i32) -> Option<Arc<OwnedFd>>,
+) -> Result<Vec<FdView>, KindError> {
     let mut defaults = socket::options::Defaults::default();
     let mut fds = Vec::with_capacity(numbers.len());
     for &fd in numbers {
         let what = || format!("fd {fd}");
-        let ours = match pidfd::getfd(pidfd.as_fd(), fd) {
+        let copy = || pidfd::getfd(pidfd.as_fd(), fd).map(Arc::new);
+        let ours = match known(fd).map_or_else(copy, Ok) {
             Ok(ours) => ours,
             Err(ghost_sys::Errno(libc::EBADF)) => continue, // a running process may close it
             Err(e) => return Err(KindError::new("pidfd_getfd", e).on(pid, what())),
@@ -58,19 +65,29 @@ pub(super) fn look((pid, pidfd, dir): (Pid, &OwnedFd, &ProcDir), numbers: &[i32]
     Ok(fds)
 }
 
+/// An error that is our own table being full, as the refusal that it is.
+pub(super) fn full(e: KindError, wanted: usize, left: usize) -> KindError {
+    let errno = match &e.cause {
+        Cause::Kernel(errno) => Some(*errno),
+        Cause::Proc(e) => e.errno(),
+        _ => None,
+    };
+    if errno == Some(ghost_sys::Errno(libc::EMFILE)) { crate::room::too_many(wanted, left) } else { e }
+}
+
 impl FdView {
     /// With all that procfs tells of it.
     pub(crate) fn of(
         dir: &ProcDir,
         fd: i32,
-        ours: OwnedFd,
+        ours: Arc<OwnedFd>,
         defaults: &mut socket::options::Defaults,
     ) -> Result<Self, KindError> {
         let stat = rustix::fs::fstat(&ours).step("fstat")?;
         let link = dir.link(&format!("fd/{fd}")).step("reading its link")?;
         let info = proc::read_fdinfo(dir, fd).step("reading its fdinfo")?;
         let socket = SocketView::of(&ours, &stat, defaults)?;
-        Ok(Self { fd, link, info, ours: Arc::new(ours), stat, socket, class: OnceLock::new() })
+        Ok(Self { fd, link, info, ours, stat, socket, class: OnceLock::new() })
     }
 }
 

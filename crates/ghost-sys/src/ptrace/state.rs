@@ -163,7 +163,7 @@ impl Stopped {
         once(&self.known.dispatch, || {
             let mut c = [0_u64; 4];
             self.ask(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, 32, c.as_mut_ptr().cast())?;
-            Ok((c[0], c[1], c[2], c[3]))
+            Ok(as_it_was_set((c[0], c[1], c[2], c[3])))
         })
     }
 
@@ -237,6 +237,32 @@ impl Stopped {
     }
 }
 
+/// Syscall user dispatch of calls *within* a range (PR_SYS_DISPATCH_INCLUSIVE_ON, Linux 6.16) is kept and told as dispatch of those
+/// outside all the rest of the addresses, which goes once around; but set so it is refused.
+fn as_it_was_set((mode, selector, offset, len): (u64, u64, u64, u64)) -> (u64, u64, u64, u64) {
+    const EXCLUSIVE: u64 = 1;
+    const INCLUSIVE: u64 = 2;
+    let end = offset.wrapping_add(len);
+    if mode == EXCLUSIVE && offset != 0 && end <= offset {
+        return (INCLUSIVE, selector, end, len.wrapping_neg());
+    }
+    (mode, selector, offset, len)
+}
+
 fn debug_offset(number: u64) -> u64 {
     std::mem::offset_of!(libc::user, u_debugreg) as u64 + number * 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dispatch_within_a_range_is_told_from_that_outside_of_one() {
+        // As Linux 6.18 tells a range of 0x3000 bytes at 0x10000.
+        assert_eq!(as_it_was_set((1, 7, 0x13000, 0x3000_u64.wrapping_neg())), (2, 7, 0x10000, 0x3000));
+        for same in [(1, 7, 0, 0), (1, 7, 0x10000, 0x3000), (1, 7, 0x10000, 0xffff_ffff_fffe_ffff), (0, 0, 0, 0)] {
+            assert_eq!(as_it_was_set(same), same);
+        }
+    }
 }

@@ -14,7 +14,7 @@ pub fn view_of(fd: BorrowedFd<'_>) -> FdView {
     let own = ProcDir::own().unwrap();
     let number = fd.as_raw_fd();
     let ours = fd.try_clone_to_owned().unwrap();
-    FdView::of(&own, number, ours, &mut Defaults::default()).unwrap()
+    FdView::of(&own, number, std::sync::Arc::new(ours), &mut Defaults::default()).unwrap()
 }
 
 /// A directory of its own, removed at the end.

@@ -56,6 +56,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         record.thp_disable_flags = answers.thp_disable & !1;
         record.mdwe = answers.mdwe;
         record.io_flusher = answers.io_flusher;
+        record.timer_restore_ids = answers.timer_restore_ids;
         record.memory_merge = answers.memory_merge;
         record.membarrier = answers.membarrier;
         record.xcomp_permitted = answers.xcomp_permitted;

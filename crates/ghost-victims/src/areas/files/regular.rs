@@ -346,6 +346,38 @@ pub(super) const VICTIMS: &[Victim] = &[
             same(&format!("offset of number {f}"), 3 * i as i64, fd::tell(*f)?)?;
         }
     }),
+    row!("inherited-by-many", |s| {
+        // Six processes with 300 descriptors each, which are the same descriptions; two children have opened some anew.
+        if raise_limit() < 400 {
+            s.skip("may not raise RLIMIT_NOFILE");
+        }
+        fd::write_full(fd::open(s.path("f"), RW)?, &pattern(8, 4096))?;
+        let list: Vec<i32> = (0..300).map(|_| fd::open(s.path("f"), libc::O_RDONLY)).collect::<Result<_, _>>()?;
+        for child in 0..5 {
+            let (list, path) = (list.clone(), s.path("f"));
+            s.spawn(move |c| {
+                crate::kit::run(c, |c| {
+                    for f in list.iter().take(if child < 2 { 10 } else { 0 }) {
+                        fd::close(*f)?;
+                        same("number", *f, fd::open(&path, libc::O_RDONLY)?)?;
+                        fd::lseek(*f, 77, libc::SEEK_SET)?;
+                    }
+                    c.wait();
+                    let right = |(i, f): (usize, &i32)| {
+                        let own = child < 2 && i < 10;
+                        let at = fd::tell(*f).unwrap_or(-1);
+                        own == (at == 77) && (own || at == 2 * i as i64 + 1000)
+                    };
+                    same("descriptors with a wrong offset", 0, list.iter().enumerate().filter(|x| !right(*x)).count())
+                });
+            });
+        }
+        for (i, f) in list.iter().enumerate() {
+            fd::lseek(*f, 2 * i as i64 + 1000, libc::SEEK_SET)?;
+        }
+        s.wait();
+        same("offset of the last", 1598, fd::tell(list[299])?)?;
+    }),
     row!("owner", [Flag::SamePid], |s| {
         const F_SETSIG: i32 = 10;
         const F_GETSIG: i32 = 11;

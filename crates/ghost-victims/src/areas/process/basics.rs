@@ -230,6 +230,43 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.eq("SIGSYS for a dispatched call", 1, CAUGHT.load(std::sync::atomic::Ordering::SeqCst));
         v.check("errno is readable", errno() >= 0);
     }),
+    victim("dispatch-within", |v| {
+        // The other sort: only calls from one range of addresses raise SIGSYS.
+        const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
+        const INCLUSIVE_ON: i32 = 2;
+        static SELECTOR: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+        static CAUGHT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        extern "C" fn on_sigsys(_: i32) {
+            SELECTOR.store(0, std::sync::atomic::Ordering::SeqCst);
+            CAUGHT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+        must!(signal(libc::SIGSYS, on_sigsys as *const () as usize));
+        // mov eax, getppid; syscall; ret
+        let code = must!(mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0
+        ));
+        // SAFETY: the page is ours, writable and runnable; what is put there keeps the C convention.
+        let call: extern "C" fn() -> i32 = unsafe {
+            std::ptr::copy([0xb8u8, 110, 0, 0, 0, 0x0f, 0x05, 0xc3].as_ptr(), code.cast(), 8);
+            std::mem::transmute(code)
+        };
+        if call!(prctl(PR_SET_SYSCALL_USER_DISPATCH, INCLUSIVE_ON, code, 4096, SELECTOR.as_ptr())) == -1 {
+            v.skip("this sort of syscall user dispatch needs Linux 6.16");
+        }
+        v.wait();
+        for (selector, caught) in [(0, 0), (1, 1)] {
+            SELECTOR.store(selector, std::sync::atomic::Ordering::SeqCst);
+            call!(syscall(libc::SYS_getppid));
+            call();
+            SELECTOR.store(0, std::sync::atomic::Ordering::SeqCst);
+            v.eq("SIGSYS for a dispatched call", caught, CAUGHT.load(std::sync::atomic::Ordering::SeqCst));
+        }
+    }),
 ];
 
 fn inode(path: &str) -> (u64, u64) {

@@ -106,6 +106,28 @@ pub(super) const VICTIMS: &[Victim] = &[
         sleep_ms(60);
         v.eq("a silent timer after its end", (0, 0), get(ended));
     }),
+    victim("restore-ids", |v| {
+        // The program itself asks for ids of its choice (as a restorer does), with a timer and without.
+        const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
+        let asked = |how: i32| call!(prctl(PR_TIMER_CREATE_RESTORE_IDS, how, 0, 0, 0));
+        if asked(1) == -1 {
+            v.skip("timer_create takes ids since Linux 6.16");
+        }
+        v.spawn(|c| {
+            const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
+            c.wait();
+            c.eq("the child has it off", 0, call!(prctl(PR_TIMER_CREATE_RESTORE_IDS, 2, 0, 0, 0)));
+        });
+        let make = |id: i32| {
+            let mut id = id;
+            raw!(libc::SYS_timer_create, libc::CLOCK_MONOTONIC, 0, &raw mut id).map(|_| id)
+        };
+        v.need("a timer of its number", make(77) == Ok(77));
+        v.wait();
+        v.eq("it is on", 1, asked(2));
+        v.eq("another timer of its number", Ok(4711), make(4711));
+        v.eq("the first is there", Ok(0), raw!(libc::SYS_timer_delete, 77));
+    }),
     victim("overrun", |v| {
         // Fires every 5 ms while its signal is blocked: one signal, and the count of the others.
         let sig = libc::SIGRTMIN() + 2;

@@ -244,7 +244,7 @@ fn is_gone(file: (u32, u64)) -> bool {
 fn export_flying(cx: &mut ExportCx<'_>, ours: OwnedFd) -> Result<u32, KindError> {
     let own = ghost_sys::proc::ProcDir::own().step("looking at a descriptor in flight")?;
     let number = ours.as_raw_fd();
-    let fd = FdView::of(&own, number, ours, &mut options::Defaults::default())?;
+    let fd = FdView::of(&own, number, std::sync::Arc::new(ours), &mut options::Defaults::default())?;
     crate::kinds::fd::export_description(cx, &cx.view.processes[0], &fd)
 }
 
