@@ -14,13 +14,14 @@
 //!
 //! The slot is written before the registers are set, and the thread needs nobody to come home: ghost may die at any time.
 //! A slot stays: a signal handler may return into it much later. The same wait in the same place uses the same slot. When the
-//! room is used up, a call begins its time anew. An export shows the thread as if it had never left its program ([`Slots::home`]).
+//! room beside the vDSO is used up, they stand at the unused ends of other code (of libraries); when that is, too, a call begins its time anew. An export shows the thread as if it had never left its program ([`Slots::home`]).
 
 use crate::asleep::Asleep;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{Registers, Stopped};
-use ghost_sys::remote::{Memory, Puppet, RemoteAddr};
+use ghost_sys::remote::{Memory, Puppet, RemoteAddr, spare_ends};
 use ghost_sys::{Pid, Result};
+use std::ops::Range;
 
 const PAGE: u64 = 4096;
 const SLOT: u64 = 48;
@@ -134,13 +135,43 @@ impl Slot {
     }
 }
 
+/// A page that has slots.
+#[derive(Debug)]
+struct Page {
+    start: u64,
+    bytes: Vec<u8>,
+    /// What slots may take of it, as far as it is not taken yet: offsets.
+    room: Range<u64>,
+}
+
+impl Page {
+    /// The slot at this address.
+    fn slot(&self, at: u64) -> Option<Slot> {
+        let from = at.checked_sub(self.start).filter(|o| *o < PAGE)? as usize;
+        Slot::read(self.bytes.get(from..)?)
+    }
+    /// Addresses of all slots.
+    fn all(&self) -> impl Iterator<Item = u64> {
+        (0..PAGE / 16).map(|i| self.start + i * 16).filter(|at| self.slot(*at).is_some())
+    }
+    /// Where a new slot may stand.
+    fn free(&self) -> Option<u64> {
+        let used = self.bytes.iter().rposition(|b| *b != 0).map_or(0, |i| i as u64 + 1);
+        // The last slot may end in zeroes.
+        let used = self.all().last().map_or(used, |last| used.max(last - self.start + SLOT));
+        let start = used.max(self.room.start).next_multiple_of(16);
+        (start + SLOT <= self.room.end).then_some(self.start + start)
+    }
+}
+
 /// The slots of one address space.
 #[derive(Debug)]
 pub(crate) struct Slots {
     memory: Memory,
-    /// The last page of the vDSO.
-    page: u64,
-    bytes: Vec<u8>,
+    /// The last page of the vDSO; behind it, once that is full, the last pages of other code.
+    pages: Vec<Page>,
+    /// Whether other code has been looked at.
+    is_spread: bool,
     /// Slots that a thread was sent to by this value.
     busy: Vec<u64>,
 }
@@ -159,54 +190,63 @@ impl Slots {
         memory.read(RemoteAddr(vdso), &mut magic).ok()?;
         let mut bytes = vec![0; PAGE as usize];
         memory.read(RemoteAddr(page), &mut bytes).ok()?;
-        (magic == *b"\x7fELF").then_some(Self { memory, page, bytes, busy: Vec::new() })
+        let vdso = Page { start: page, bytes, room: 0..PAGE - reserve() };
+        (magic == *b"\x7fELF").then_some(Self { memory, pages: vec![vdso], is_spread: false, busy: Vec::new() })
     }
 
-    /// The slot at this address.
-    fn slot(&self, at: u64) -> Option<Slot> {
-        let from = at.checked_sub(self.page).filter(|o| *o < PAGE)? as usize;
-        Slot::read(self.bytes.get(from..)?)
-    }
-
-    /// Addresses of all slots.
-    fn all(&self) -> Vec<u64> {
-        (0..PAGE / 16).map(|i| self.page + i * 16).filter(|at| self.slot(*at).is_some()).collect()
+    /// Looks for room at the ends of other code.
+    fn spread(&mut self) {
+        self.is_spread = true;
+        for (free, end) in spare_ends(&self.memory) {
+            let (start, mut bytes) = (end - PAGE, vec![0; PAGE as usize]);
+            if self.memory.read(RemoteAddr(start), &mut bytes).is_ok() {
+                self.pages.push(Page { start, bytes, room: free - start..PAGE });
+            }
+        }
     }
 
     /// The slot in which an instruction pointer stands.
     fn around(&self, rip: u64) -> Option<(u64, Slot)> {
         let at = rip & !15;
-        Some((at, self.slot(at)?)).filter(|_| rip - at < 16)
+        let slot = if let Some(page) = self.pages.iter().find(|p| (p.start..p.start + PAGE).contains(&at)) {
+            page.slot(at)
+        } else {
+            let mut bytes = [0; SLOT as usize];
+            self.memory.read(RemoteAddr(at), &mut bytes).ok()?;
+            Slot::read(&bytes)
+        };
+        Some((at, slot?)).filter(|_| rip - at < 16)
     }
 
     /// Writes a slot for this wait and returns its address; None when there is no room.
     fn place(&mut self, slot: &Slot, by_address: bool) -> Option<u64> {
-        let known = self.all();
         // A time is read when the call begins: another thread that is about to begin may not find a different one there.
-        let free = |at: &u64| !by_address || !self.busy.contains(at);
-        let at = known.iter().copied().find(|at| free(at) && self.slot(*at).is_some_and(|s| s.serves(slot)));
-        let at = if let Some(at) = at {
-            at
-        } else {
-            let used = self.bytes.iter().rposition(|b| *b != 0).map_or(0, |i| i as u64 + 1);
-            // The last slot may end in zeroes.
-            let used = known.last().map_or(used, |last| used.max(last - self.page + SLOT));
-            let start = used.next_multiple_of(16);
-            (start + SLOT + reserve() <= PAGE).then_some(self.page + start)?
+        let fits = |page: &Page, at: &u64| {
+            (!by_address || !self.busy.contains(at)) && page.slot(*at).is_some_and(|s| s.serves(slot))
+        };
+        let known = self.pages.iter().find_map(|page| page.all().find(|at| fits(page, at)));
+        let Some(at) = known.or_else(|| self.pages.iter().find_map(Page::free)) else {
+            if self.is_spread {
+                return None;
+            }
+            self.spread();
+            return self.place(slot, by_address);
         };
         let bytes = slot.bytes();
         self.memory.write_forced(RemoteAddr(at), &bytes).ok()?;
-        let from = (at - self.page) as usize;
-        self.bytes[from..from + bytes.len()].copy_from_slice(&bytes);
+        let page = self.pages.iter_mut().find(|p| (p.start..p.start + PAGE).contains(&at))?;
+        let from = (at - page.start) as usize;
+        page.bytes[from..from + bytes.len()].copy_from_slice(&bytes);
         self.busy.push(at);
         Some(at)
     }
 
-    /// What of the page must come along, and its address: a handler may return into a slot.
+    /// What of the vDSO's page must come along, and its address: a handler may return into a slot. Other pages travel as what they
+    /// are: private pages of a file.
     pub(crate) fn kept(&self) -> Option<(u64, Vec<u8>)> {
-        let all = self.all();
-        let (first, last) = (all.first()?, all.last()? + SLOT);
-        Some((*first, self.bytes[(first - self.page) as usize..(last - self.page) as usize].to_vec()))
+        let page = &self.pages[0];
+        let (first, last) = (page.all().next()?, page.all().last()? + SLOT);
+        Some((first, page.bytes[(first - page.start) as usize..(last - page.start) as usize].to_vec()))
     }
 
     /// Sends a stopped thread on a detour, if it was interrupted in a call with a limit of which `asleep` tells the age.
@@ -312,7 +352,7 @@ mod tests {
     fn there_is_room_for_slots_and_executor() {
         let own = ProcDir::own().unwrap();
         let slots = Slots::of(std::process::id() as Pid, &own).expect("own vDSO");
-        let used = slots.bytes.iter().rposition(|b| *b != 0).unwrap() as u64 + 1;
+        let used = slots.pages[0].bytes.iter().rposition(|b| *b != 0).unwrap() as u64 + 1;
         let room = (PAGE - used.next_multiple_of(16) - reserve()) / SLOT;
         assert!(room >= 8, "{room} slots with {} bytes for the executor", reserve());
     }

@@ -6,10 +6,11 @@
 
 use crate::error::{Cause, Context, KindError};
 use crate::kinds::fd::class::Class;
+use crate::kinds::fd::path;
 use crate::kinds::socket;
 use ghost_image::record as rec;
 use ghost_sys::proc::{self, ProcDir};
-use ghost_sys::{Pid, pidfd};
+use ghost_sys::{Errno, Pid, pidfd};
 use rustix::fs::FileType;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -57,7 +58,7 @@ pub(super) fn look(
         let copy = || pidfd::getfd(pidfd.as_fd(), fd).map(Arc::new);
         let ours = match known(fd).map_or_else(copy, Ok) {
             Ok(ours) => ours,
-            Err(ghost_sys::Errno(libc::EBADF)) => continue, // a running process may close it
+            Err(Errno(libc::EBADF)) => continue, // a running process may close it
             Err(e) => return Err(KindError::new("pidfd_getfd", e).on(pid, what())),
         };
         fds.push(FdView::of(dir, fd, ours, &mut defaults).map_err(|e| e.on(pid, what()))?);
@@ -72,7 +73,7 @@ pub(super) fn full(e: KindError, wanted: usize, left: usize) -> KindError {
         Cause::Proc(e) => e.errno(),
         _ => None,
     };
-    if errno == Some(ghost_sys::Errno(libc::EMFILE)) { crate::room::too_many(wanted, left) } else { e }
+    if errno == Some(Errno(libc::EMFILE)) { crate::room::too_many(wanted, left) } else { e }
 }
 
 impl FdView {
@@ -84,7 +85,10 @@ impl FdView {
         defaults: &mut socket::options::Defaults,
     ) -> Result<Self, KindError> {
         let stat = rustix::fs::fstat(&ours).step("fstat")?;
-        let link = dir.link(&format!("fd/{fd}")).step("reading its link")?;
+        let link = match dir.link(&format!("fd/{fd}")) {
+            Err(e) if e.errno() == Some(Errno(libc::ENAMETOOLONG)) => path::TOO_LONG.to_vec(),
+            read => read.step("reading its link")?,
+        };
         let info = proc::read_fdinfo(dir, fd).step("reading its fdinfo")?;
         let socket = SocketView::of(&ours, &stat, defaults)?;
         Ok(Self { fd, link, info, ours, stat, socket, class: OnceLock::new() })

@@ -68,6 +68,15 @@ impl Foothold {
     }
 }
 
+/// Unused ends of executable pages besides the vDSO's: the first byte and the end of the page of each.
+pub fn spare_ends(memory: &Memory) -> Vec<(u64, u64)> {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", memory.pid())).unwrap_or_default();
+    let spaces: Vec<Space> = maps.lines().filter_map(Space::parse).collect();
+    let others = spaces.iter().filter(|s| !s.is_vdso);
+    let ends = others.filter_map(|s| s.tail(memory, &spaces)).filter(|(_, taken)| !taken);
+    ends.map(|(end, _)| (end.start, end.end)).collect()
+}
+
 /// An executable private mapping of a file or of the vDSO, or the first page of a file.
 struct Space<'a> {
     start: u64,

@@ -47,10 +47,15 @@ pub fn export_memfd(
 pub fn export_nameless(
     cx: &mut ExportCx<'_>,
     regular: &mut rec::Regular,
+    link: &[u8],
     stat: &Stat,
     ours: BorrowedFd<'_>,
 ) -> Result<(), KindError> {
     let Some(at) = regular.path.as_mut() else { return Ok(()) };
+    if link == path::TOO_LONG && stat.st_nlink > 0 {
+        (at.handle_type, at.handle) = fdops::file_handle(ours).step("asking for its handle")?;
+        return Ok(());
+    }
     let parent = parent(&at.path).to_vec();
     if stat.st_nlink > 0 && !regular.directory {
         if let Ok((kind, bytes)) = fdops::file_handle(ours) {
@@ -323,8 +328,12 @@ pub fn import_other_name(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u
         }
     }
     let text = format!("opening {} by another of its names", String::from_utf8_lossy(&at.path));
-    let mount =
-        rustix::fs::open(at.mount.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(text.clone())?;
+    let mount = match super::inotify::mount_of(at.device).filter(|_| at.mount.is_empty()) {
+        Some(mount) => mount,
+        None => {
+            rustix::fs::open(at.mount.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(text.clone())?
+        }
+    };
     let fd = fdops::open_by_handle(mount.as_fd(), at.handle_type, &at.handle, flags).step(text.clone());
     match fd {
         Ok(fd) if is_it(&fd) => Ok(fd),

@@ -14,6 +14,10 @@ use std::os::fd::OwnedFd;
 
 const DELETED: &[u8] = b" (deleted)";
 
+/// Stands for a link that procfs does not show, since the path is longer than a page. Such a file is treated as one whose name is
+/// gone: it is found again by its handle.
+pub const TOO_LONG: &[u8] = b"(a path longer than a page) (deleted)";
+
 /// What a link and the inode behind it say.
 pub fn of(link: &[u8], stat: &Stat) -> rec::Path {
     let deleted = link.ends_with(DELETED) && !names(link, stat);

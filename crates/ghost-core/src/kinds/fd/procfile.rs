@@ -15,13 +15,29 @@ use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use std::os::fd::OwnedFd;
 
 /// `/proc/12/task/13/status`: process 12, thread 13, `status`.
-struct Name {
+#[derive(Debug)]
+pub(crate) struct Name {
     pid: i32,
     tid: i32,
     rest: Vec<u8>,
 }
 
-fn parse(link: &[u8]) -> Option<Name> {
+impl Name {
+    /// The same of another process.
+    pub(crate) fn of(&self, new: impl Fn(i32) -> i32) -> Vec<u8> {
+        let mut name = format!("/proc/{}", new(self.pid)).into_bytes();
+        if self.tid != 0 {
+            name.extend(format!("/task/{}", new(self.tid)).into_bytes());
+        }
+        if !self.rest.is_empty() {
+            name.push(b'/');
+            name.extend(&self.rest);
+        }
+        name
+    }
+}
+
+pub(crate) fn parse(link: &[u8]) -> Option<Name> {
     let link = link.strip_suffix(b" (deleted)").unwrap_or(link);
     let mut parts = link.strip_prefix(b"/proc/")?.splitn(2, |b| *b == b'/');
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<i32>().ok().filter(|n| *n > 0);
@@ -80,14 +96,7 @@ pub fn export(view: &TreeView, fd: &FdView) -> rec::file::Object {
 pub fn import(cx: &ImportCx<'_>, file: &rec::File, proc_file: &rec::ProcFile) -> Result<OwnedFd, KindError> {
     let mortal = if proc_file.dead { Some(Mortal::new().step("making a process to end")?) } else { None };
     let new = |old| mortal.as_ref().map_or_else(|| cx.pid(old), Mortal::pid);
-    let mut name = format!("/proc/{}", new(proc_file.pid)).into_bytes();
-    if proc_file.tid != 0 {
-        name.extend(format!("/task/{}", new(proc_file.tid)).into_bytes());
-    }
-    if !proc_file.rest.is_empty() {
-        name.push(b'/');
-        name.extend(&proc_file.rest);
-    }
+    let name = Name { pid: proc_file.pid, tid: proc_file.tid, rest: proc_file.rest.clone() }.of(new);
     let flags = OFlags::from_bits_retain(file.flags & !(regular::NOT_AGAIN | regular::ASYNC)) | OFlags::CLOEXEC;
     let fd = rustix::fs::open(name.as_slice(), flags, Mode::empty())
         .step(format!("opening {}", String::from_utf8_lossy(&name)))?;

@@ -35,6 +35,10 @@ pub fn check(fd: &FdView) -> Option<Refusal> {
     if is_memfd(&fd.link) || path::names(&at.path, &fd.stat) {
         return None;
     }
+    if fd.link == path::TOO_LONG && fd.stat.st_nlink > 0 && fdops::file_handle(fd.ours.as_fd()).is_err() {
+        let why = "procfs does not show a path longer than a page, and its file system has no handles to find it by";
+        return Some(Refusal::new("file", why, "close it before the checkpoint"));
+    }
     let sort = FileType::from_raw_mode(fd.stat.st_mode);
     if at.deleted && matches!(sort, FileType::RegularFile | FileType::Directory) {
         return None;
@@ -75,7 +79,7 @@ fn record(
     if is_memfd(link) {
         content::export_memfd(cx, &mut regular, link, stat, ours)?;
     } else if regular.path.as_ref().is_some_and(|p| p.deleted) {
-        content::export_nameless(cx, &mut regular, stat, ours)?;
+        content::export_nameless(cx, &mut regular, link, stat, ours)?;
     }
     Ok(regular)
 }

@@ -1,15 +1,17 @@
 //! Working directory, root directory and umask: one record for each `fs_struct` (shared by CLONE_FS).
 //!
 //! Read: `/proc/PID/{cwd,root}`, `Umask` of status (Linux 4.7). Rebuilt by the process itself, `chdir(2)` before `chroot(2)`
-//! so that both paths are ghost's own. A working directory that has been deleted is made for a moment and deleted again.
+//! so that both paths are ghost's own. A working directory that has been deleted is made for a moment and deleted again; one
+//! below /proc of a process that has ended is that of another, which ends then.
 
 use crate::abreast;
-use crate::error::KindError;
+use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
-use crate::kinds::fd::path_of_link;
+use crate::kinds::fd::{path_of_link, procfile};
 use crate::names::{Names, Sort, Ticket};
 use ghost_image::record as rec;
+use ghost_sys::mortal::Mortal;
 use ghost_sys::proc::ProcDir;
 use ghost_sys::{Pid, nr};
 use rustix::fs::{FileType, Mode};
@@ -58,7 +60,7 @@ pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let apart = cx.apart.iter().enumerate().map(|(k, a)| (n + k, &model.processes[a.process], a.fs(model)));
     for (index, record, id) in own.chain(apart).collect::<Vec<_>>() {
         let Some(fs) = model.fs(id).filter(|f| done.insert(f.id)) else { continue };
-        let mut made: Vec<(Vec<u8>, Ticket)> = Vec::new();
+        let mut made = Made::default();
         if let Some(cwd) = &fs.cwd {
             let path = directory(cx, cwd, record.pid, &mut made).map_err(|e| e.on(record.pid, "working directory"))?;
             let batch = &mut cx.building[index].batch;
@@ -72,10 +74,10 @@ pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             batch.call(format!("chroot to {}", text(&path)), nr::CHROOT, &[name.into()]);
         }
         cx.building[index].batch.call("umask", nr::UMASK, &[fs.umask.into()]);
-        if !made.is_empty() {
+        if !made.directories.is_empty() || made.process.is_some() {
             let entered = cx.flush(index);
             let met = crate::failpoint::hit("import.momentary");
-            for (path, ticket) in made.iter().rev() {
+            for (path, ticket) in made.directories.iter().rev() {
                 // Deleted again, also when it could not be entered.
                 if rustix::fs::rmdir(path.as_slice()).is_ok() {
                     cx.names.gone(*ticket);
@@ -88,18 +90,30 @@ pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     Ok(())
 }
 
+/// What is there only for as long as it is entered.
+#[derive(Default)]
+struct Made {
+    directories: Vec<(Vec<u8>, Ticket)>,
+    /// Whose directory below /proc is entered: it ends right after.
+    process: Option<Mortal>,
+}
+
 fn text(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
 /// The path of a directory as it is to be entered; directories that are made for it are added to `made`.
-fn directory(
-    cx: &mut ImportCx<'_>,
-    path: &rec::Path,
-    pid: i32,
-    made: &mut Vec<(Vec<u8>, Ticket)>,
-) -> Result<Vec<u8>, KindError> {
-    let name = mapped(cx, &path.path);
+fn directory(cx: &mut ImportCx<'_>, path: &rec::Path, pid: i32, made: &mut Made) -> Result<Vec<u8>, KindError> {
+    if let Some(of_process) = procfile::parse(&path.path).filter(|_| path.deleted) {
+        if made.process.is_none() {
+            made.process = Some(Mortal::new().step("making a process to end")?);
+        }
+        let mortal = made.process.as_ref().map_or(0, Mortal::pid);
+        return Ok(of_process.of(|_| mortal));
+    }
+    // Of a process of the tree: under the pid that it has now.
+    let of_process = procfile::parse(&path.path).map(|name| name.of(|pid| cx.pid(pid)));
+    let name = of_process.unwrap_or_else(|| mapped(cx, &path.path));
     if !path.deleted {
         let stat = rustix::fs::stat(name.as_slice());
         return match stat {
@@ -120,14 +134,14 @@ fn directory(
     let mode = Mode::from_raw_mode(path.mode & 0o7777);
     for parent in missing.into_iter().rev() {
         let ticket = make(&mut cx.names, &parent, Mode::RWXU)?;
-        made.push((parent, ticket));
+        made.directories.push((parent, ticket));
     }
     let mut name = name;
     if rustix::fs::lstat(name.as_slice()).is_ok() {
         name.extend_from_slice(format!(".ghost-{pid}").as_bytes());
     }
     let ticket = make(&mut cx.names, &name, mode)?;
-    made.push((name.clone(), ticket));
+    made.directories.push((name.clone(), ticket));
     Ok(name)
 }
 
