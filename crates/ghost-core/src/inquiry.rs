@@ -37,13 +37,13 @@ const PR_GET_CHILD_SUBREAPER: i32 = 37;
 const PR_GET_TID_ADDRESS: i32 = 40;
 const PR_GET_THP_DISABLE: i32 = 42;
 const PR_GET_SPECULATION_CTRL: i32 = 52;
-const PR_GET_IO_FLUSHER: i32 = 58;
 const PR_GET_MDWE: i32 = 66;
 const PR_GET_MEMORY_MERGE: i32 = 68;
 const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
 const RESTORE_IDS_GET: i32 = 2;
 const MEMBARRIER_CMD_GET_REGISTRATIONS: i32 = 512;
 const ARCH_GET_CPUID: i32 = 0x1011;
+const ARCH_GET_UNTAG_MASK: i32 = 0x4001;
 const ARCH_GET_XCOMP_PERM: i32 = 0x1022;
 /// Speculation switches that `PR_GET_SPECULATION_CTRL` knows: store bypass, indirect branch, L1D flush.
 pub const SPECULATION_SWITCHES: u32 = 3;
@@ -76,14 +76,14 @@ pub struct ProcessAnswers {
     pub thp_disable: u32,
     /// PR_GET_MDWE.
     pub mdwe: u32,
-    /// PR_GET_IO_FLUSHER; false too where the process may not ask.
-    pub io_flusher: bool,
     /// PR_TIMER_CREATE_RESTORE_IDS: `timer_create(2)` takes the id that it is given (Linux 6.16).
     pub timer_restore_ids: bool,
     /// PR_GET_MEMORY_MERGE.
     pub memory_merge: bool,
     /// Commands that registered the process with `membarrier(2)` (Linux 6.3 tells).
     pub membarrier: u32,
+    /// ARCH_GET_UNTAG_MASK: whether some bits of its addresses are for its own use (LAM, Linux 6.4).
+    pub tags: bool,
     /// ARCH_GET_XCOMP_PERM.
     pub xcomp_permitted: u64,
     /// What only the process can tell of its memory.
@@ -249,6 +249,17 @@ fn ask_process(
         answers.memory.secrets = secret::ask(view, process, first, &mut puppet, &mut answers.blockers)?;
         answers.blockers.extend(keyring::check(process, &answers.threads, first, &mut puppet)?);
     }
+    if answers.tags {
+        answers.blockers.push(Blocker {
+            pid,
+            comm: process.comm(),
+            kind: "tagged addresses",
+            subject: "memory".into(),
+            why: "bits of its addresses are for its own use (linear address masking), which is not carried yet".into(),
+            advice: "run the program without it (GLIBC_TUNABLES, or the option of its sanitizer)".into(),
+            passes: false,
+        });
+    }
     answers.blockers.extend(semaphore::check(process, &visits, &mut puppet, sets, &mut answers.notes)?);
     answers.blockers.extend(landlock::check(process, &answers.threads, &visits, &mut puppet, witnesses)?);
     puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;
@@ -356,11 +367,11 @@ struct ProcessQuestions {
     subreaper: DataRef,
     thp_disable: Slot,
     mdwe: Slot,
-    io_flusher: Slot,
     memory_merge: Slot,
     restore_ids: Slot,
     membarrier: Slot,
     xcomp: (Slot, DataRef),
+    untag: (Slot, DataRef),
     reports: Vec<DataRef>,
 }
 
@@ -386,7 +397,7 @@ impl ProcessQuestions {
         let timers = timers.collect();
         let subreaper = batch.room(4);
         prctl(batch, "PR_GET_CHILD_SUBREAPER", PR_GET_CHILD_SUBREAPER, &[subreaper.into()]);
-        let xcomp = batch.room(8);
+        let (xcomp, untag) = (batch.room(8), batch.room(8));
         let reports = living_children.iter().map(|child| {
             let info = batch.room(128);
             let how = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG | libc::WNOWAIT;
@@ -405,7 +416,6 @@ impl ProcessQuestions {
             dumpable: prctl(batch, "PR_GET_DUMPABLE", PR_GET_DUMPABLE, &[]),
             thp_disable: prctl(batch, "PR_GET_THP_DISABLE", PR_GET_THP_DISABLE, &[]),
             mdwe: prctl(batch, "PR_GET_MDWE", PR_GET_MDWE, &[]),
-            io_flusher: prctl(batch, "PR_GET_IO_FLUSHER", PR_GET_IO_FLUSHER, &[]),
             restore_ids: prctl(
                 batch,
                 "PR_TIMER_CREATE_RESTORE_IDS",
@@ -418,6 +428,10 @@ impl ProcessQuestions {
                 nr::MEMBARRIER,
                 &[MEMBARRIER_CMD_GET_REGISTRATIONS.into(), 0.into(), 0.into()],
             ),
+            untag: {
+                let args = [ARCH_GET_UNTAG_MASK.into(), untag.into()];
+                (batch.try_call("ARCH_GET_UNTAG_MASK", nr::ARCH_PRCTL, &args), untag)
+            },
             xcomp: {
                 let args = [ARCH_GET_XCOMP_PERM.into(), xcomp.into()];
                 (batch.try_call("ARCH_GET_XCOMP_PERM", nr::ARCH_PRCTL, &args), xcomp)
@@ -448,10 +462,10 @@ impl ProcessQuestions {
         into.child_subreaper = outcome.u32(self.subreaper) != 0;
         into.thp_disable = number(self.thp_disable);
         into.mdwe = number(self.mdwe);
-        into.io_flusher = number(self.io_flusher) != 0;
         into.timer_restore_ids = number(self.restore_ids) != 0;
         into.memory_merge = number(self.memory_merge) != 0;
         into.membarrier = number(self.membarrier);
+        into.tags = outcome.result(self.untag.0).is_ok_and(|_| outcome.u64(self.untag.1) != u64::MAX);
         into.xcomp_permitted = outcome.result(self.xcomp.0).map_or(0, |_| outcome.u64(self.xcomp.1));
         // si_code stays 0 when there is nothing to report.
         let code = |d: &DataRef| word(outcome.bytes(*d), 8) as i32;

@@ -182,6 +182,22 @@ pub fn readable_bytes(fd: BorrowedFd<'_>) -> Result<usize> {
     Ok(n as usize)
 }
 
+/// How long what is written to this inode is said to live (`F_GET_RW_HINT`, Linux 4.13); 0 if nobody has said.
+pub fn write_hint(fd: BorrowedFd<'_>) -> Result<u64> {
+    const F_GET_RW_HINT: i32 = 1035;
+    let mut hint = 0_u64;
+    // SAFETY: the kernel writes one word, which outlives the call.
+    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), F_GET_RW_HINT, &raw mut hint) } as i64)?;
+    Ok(hint)
+}
+
+/// Says so.
+pub fn set_write_hint(fd: BorrowedFd<'_>, hint: u64) -> Result<()> {
+    const F_SET_RW_HINT: i32 = 1036;
+    // SAFETY: the kernel reads one word, which outlives the call.
+    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), F_SET_RW_HINT, &raw const hint) } as i64).map(drop)
+}
+
 /// Puts expirations that nobody has read into a timerfd (`TFD_IOC_SET_TICKS`, Linux 3.17, CONFIG_CHECKPOINT_RESTORE).
 pub fn set_timerfd_ticks(fd: BorrowedFd<'_>, ticks: u64) -> Result<()> {
     /// `_IOW('T', 0, __u64)`

@@ -20,6 +20,7 @@ use crate::view::TreeView;
 pub mod cgroup;
 pub mod fd;
 pub mod keyring;
+pub mod label;
 pub mod landlock;
 pub mod memory;
 pub mod namespace;
@@ -80,6 +81,14 @@ pub const KINDS: &[Kind] = &[
         name: "namespace",
         place: "only looks: namespaces do not travel",
         check: namespace::check,
+        export: no_export,
+        import: no_import,
+        finish: no_import,
+    },
+    Kind {
+        name: "label",
+        place: "only looks: labels of a security module do not travel",
+        check: label::check,
         export: no_export,
         import: no_import,
         finish: no_import,

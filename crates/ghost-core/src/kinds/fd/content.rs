@@ -15,7 +15,7 @@ use crate::kinds::thread::name;
 use crate::names::{Names, Sort};
 use ghost_image::record as rec;
 use ghost_sys::fdops;
-use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SealFlags, Stat, XattrFlags};
+use rustix::fs::{FileType, IFlags, MemfdFlags, Mode, OFlags, SealFlags, Stat, XattrFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// `PageHead.owner` of a content.
@@ -96,6 +96,8 @@ fn export(cx: &mut ExportCx<'_>, stat: &Stat, ours: BorrowedFd<'_>, directory_hi
         mtime_ns: path::mtime_ns(stat),
         xattrs: source.as_ref().map(|s| xattrs(s.as_fd())).unwrap_or_default(),
         directory_hint,
+        write_hint: fdops::write_hint(ours).unwrap_or(0),
+        attributes: source.as_ref().map_or(0, |s| attributes(s.as_fd())),
     });
     if let Some(file) = source.filter(|_| size > 0) {
         cx.pages.push(PageSource::Inode { owner: OWNER_CONTENT, id, file, size });
@@ -107,6 +109,12 @@ fn export(cx: &mut ExportCx<'_>, stat: &Stat, ours: BorrowedFd<'_>, directory_hi
 fn readable(ours: BorrowedFd<'_>) -> Result<OwnedFd, rustix::io::Errno> {
     let quiet = OFlags::RDONLY | OFlags::NOATIME;
     regular::reopen(ours, quiet.bits()).or_else(|_| regular::reopen(ours, OFlags::RDONLY.bits()))
+}
+
+/// What `chattr(1)` has set of it, of what it sets: append only, immutable, no dump, no atime.
+fn attributes(fd: BorrowedFd<'_>) -> u32 {
+    let all = rustix::fs::ioctl_getflags(fd).unwrap_or(IFlags::empty());
+    (all & (IFlags::APPEND | IFlags::IMMUTABLE | IFlags::NODUMP | IFlags::NOATIME)).bits()
 }
 
 fn xattrs(fd: BorrowedFd<'_>) -> Vec<rec::Xattr> {
@@ -374,6 +382,17 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         let times =
             rustix::fs::Timestamps { last_access: time(content.atime_ns), last_modification: time(content.mtime_ns) };
         rustix::fs::futimens(&inode, &times).step("setting the times of a nameless file")?;
+        if content.write_hint != 0 {
+            // It says where a disk would best put what is written. What the kernel does not take there, nobody needs there.
+            let _ = fdops::set_write_hint(inode.as_fd(), content.write_hint);
+        }
+        if content.attributes != 0 {
+            let now = rustix::fs::ioctl_getflags(&inode).unwrap_or(IFlags::empty());
+            if let Err(e) = rustix::fs::ioctl_setflags(&inode, now | IFlags::from_bits_retain(content.attributes)) {
+                let text = format!("lost its attributes {:#x} of chattr(1) ({e})", content.attributes);
+                cx.notes.push(note(0, "file", "a deleted file", text));
+            }
+        }
         let memfd = cx.model.files.iter().find_map(|f| match &f.object {
             Some(rec::file::Object::Regular(r)) if r.memfd && r.content_id == id => Some(r),
             _ => None,

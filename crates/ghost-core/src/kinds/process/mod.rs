@@ -24,6 +24,8 @@ use std::collections::HashMap;
 const PR_SET_DUMPABLE: i32 = 4;
 const PR_SET_CHILD_SUBREAPER: i32 = 36;
 const PR_SET_THP_DISABLE: i32 = 41;
+/// PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE
+const IO_FLUSHER: u64 = 0x0018_0000;
 const PR_SET_IO_FLUSHER: i32 = 57;
 const PR_SET_MDWE: i32 = 65;
 const PR_SET_MEMORY_MERGE: i32 = 67;
@@ -55,7 +57,8 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         record.thp_disabled = answers.thp_disable & 1 != 0;
         record.thp_disable_flags = answers.thp_disable & !1;
         record.mdwe = answers.mdwe;
-        record.io_flusher = answers.io_flusher;
+        // A process may only ask if it has CAP_SYS_RESOURCE, and may have given that up; procfs shows what is set.
+        record.io_flusher = process.stat.flags & IO_FLUSHER == IO_FLUSHER;
         record.timer_restore_ids = answers.timer_restore_ids;
         record.memory_merge = answers.memory_merge;
         record.membarrier = answers.membarrier;
@@ -125,16 +128,8 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         if record.thp_disabled {
             set("PR_SET_THP_DISABLE", PR_SET_THP_DISABLE, 1, record.thp_disable_flags);
         }
-        if record.io_flusher {
-            set("PR_SET_IO_FLUSHER", PR_SET_IO_FLUSHER, 1, 0);
-        }
         if record.mdwe != 0 {
             set("PR_SET_MDWE", PR_SET_MDWE, record.mdwe, 0);
-        }
-        if record.memory_merge {
-            // It takes CAP_SYS_RESOURCE and saves memory, no more: what is mapped already has it as an advice of its own.
-            let args = [PR_SET_MEMORY_MERGE.into(), 1.into(), 0.into(), 0.into(), 0.into()];
-            batch.try_call("PR_SET_MEMORY_MERGE", nr::PRCTL, &args);
         }
         for command in (0..32).map(|bit| record.membarrier & 1 << bit).filter(|c| *c != 0) {
             let args = [command.into(), 0.into(), 0.into()];
@@ -143,6 +138,30 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         if record.xcomp_permitted >> XFEATURE_XTILE_DATA & 1 != 0 {
             let args = [ARCH_REQ_XCOMP_PERM.into(), XFEATURE_XTILE_DATA.into()];
             batch.call("ARCH_REQ_XCOMP_PERM", nr::ARCH_PRCTL, &args);
+        }
+        // They take CAP_SYS_RESOURCE, on all kernels or on some, and save memory, or time when memory is short.
+        let privileged = [
+            (
+                record.memory_merge,
+                "PR_SET_MEMORY_MERGE",
+                PR_SET_MEMORY_MERGE,
+                "memory that it maps from now on is not merged (KSM)",
+            ),
+            (
+                record.io_flusher,
+                "PR_SET_IO_FLUSHER",
+                PR_SET_IO_FLUSHER,
+                "it may have to wait for memory that only it could free",
+            ),
+        ];
+        for (_, label, option, lost) in privileged.into_iter().filter(|p| p.0) {
+            let mut batch = Batch::new();
+            let args = [option.into(), 1.into(), 0.into(), 0.into(), 0.into()];
+            let done = batch.try_call(label, nr::PRCTL, &args);
+            if let Err(e) = cx.run(index, &batch)?.result(done) {
+                let (kind, subject, text) = ("process".into(), label.into(), format!("{lost}: {e}"));
+                cx.notes.push(rec::Note { pid: record.pid, kind, subject, text });
+            }
         }
     }
     // Last, since a new root hides /proc.

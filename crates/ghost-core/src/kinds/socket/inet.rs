@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
 const TCP_INFO: i32 = 11;
+const TCP_REPAIR: i32 = 19;
 const TCP_AO_INFO: i32 = 40;
 const SO_MEMINFO: i32 = 55;
 const LISTEN: u8 = 10;
@@ -63,6 +64,9 @@ pub fn check_tcp(fd: &FdView) -> Option<Refusal> {
     if sockopt::get(fd.ours.as_fd(), IPPROTO_TCP, TCP_AO_INFO, 64).is_ok() {
         return Some(Refusal::new("tcp", "it has keys of TCP-AO, which are not carried", "remove them first"));
     }
+    if sockopt::get_i32(fd.ours.as_fd(), IPPROTO_TCP, TCP_REPAIR).is_ok_and(|on| on != 0) {
+        return Some(Refusal::new("tcp", "it is under repair (TCP_REPAIR)", "let the program switch that off first"));
+    }
     let address = |a: Option<Vec<u8>>| a.map_or_else(|| "?".to_owned(), |a| in_words(&a));
     match state {
         LISTEN if waiting > 0 => Some(Refusal::passing(
@@ -100,8 +104,11 @@ pub fn check_udp(fd: &FdView) -> Option<Refusal> {
     if sockopt::outgoing_bytes(ours).is_ok_and(|n| n > 0) {
         return Some(Refusal::new("udp", "a corked datagram waits to be sent", "let the program uncork it first"));
     }
-    memberships(ours).map(|group| {
-        let why = format!("is a member of the multicast group {group}, which is not carried yet");
+    let group = memberships(ours).map(|group| format!("the multicast group {group}"));
+    // No other option takes memory for itself; of an anycast group, say, nobody can be asked.
+    let group = group.or_else(|| super::md5::has_option_memory(fd).then(|| "a group that nothing names".to_owned()));
+    group.map(|group| {
+        let why = format!("is a member of {group}, which is not carried yet");
         Refusal::new("multicast", why, "let the program leave the group first")
     })
 }

@@ -38,13 +38,17 @@ fn keys<'f>(facts: &'f Facts, fd: &FdView) -> &'f [u8] {
     facts.tcp.get_or_init(dump).get(&(fd.stat.st_ino as u32)).map_or(&[], |s| &s.md5_keys)
 }
 
+/// Whether the socket has option memory that none of its options accounts for: keys, memberships.
+pub(super) fn has_option_memory(fd: &FdView) -> bool {
+    let memory = sockopt::get(fd.ours.as_fd(), super::SOCKET, SO_MEMINFO, 36).unwrap_or_default();
+    let options = fd.socket.as_ref().map_or(&[][..], |s| &s.options);
+    memory.get(OPTMEM..OPTMEM + 4).is_some_and(|m| m != [0; 4])
+        && !options.iter().any(|o| o.level == IPPROTO_IPV6 && EXTENSIONS.contains(&o.name))
+}
+
 /// Refuses a socket with keys that nothing tells.
 pub(super) fn check(facts: &Facts, fd: &FdView) -> Option<Refusal> {
-    let memory = sockopt::get(fd.ours.as_fd(), super::SOCKET, SO_MEMINFO, 36).unwrap_or_default();
-    let has_some = memory.get(OPTMEM..OPTMEM + 4).is_some_and(|m| m != [0; 4]);
-    let options = fd.socket.as_ref().map_or(&[][..], |s| &s.options);
-    let has_extensions = options.iter().any(|o| o.level == IPPROTO_IPV6 && EXTENSIONS.contains(&o.name));
-    (has_some && !has_extensions && keys(facts, fd).is_empty()).then(|| {
+    (has_option_memory(fd) && keys(facts, fd).is_empty()).then(|| {
         Refusal::new(
             "tcp",
             "it has keys (TCP_MD5SIG), which the kernel tells only of a socket that listens, and to who has CAP_NET_ADMIN",

@@ -27,6 +27,44 @@ pub(super) const VICTIMS: &[Victim] = &[
         fd::write_full(f, b" yet")?;
         same_bytes("after writing", b"nobody finds me yet", &fd::pread(f, 100, 0)?)?;
     }),
+    row!("deleted-attributes", |s| {
+        // chattr +a, and how long what is written will live, of a file and of a memfd.
+        const GETFLAGS: u64 = 0x8008_6601;
+        const SETFLAGS: u64 = 0x4008_6602;
+        const APPEND_ONLY: u64 = 0x20;
+        const SET_RW_HINT: i32 = 1036;
+        const GET_RW_HINT: i32 = 1035;
+        let hint = |f: i32, how: i32, value: u64| {
+            let mut value = value;
+            fd::fcntl(f, how, &raw mut value as i64).map(|_| std::hint::black_box(value))
+        };
+        let f = fd::open(s.path("f"), libc::O_RDWR | libc::O_CREAT | libc::O_APPEND)?;
+        fd::write_full(f, b"one")?;
+        let mut flags = 0u64;
+        let settable = fd::ioctl_ref(f, GETFLAGS, &mut flags).and_then(|_| {
+            flags |= APPEND_ONLY;
+            fd::ioctl_ref(f, SETFLAGS, &mut flags)
+        });
+        if settable.is_err() {
+            s.skip("no attributes of chattr here");
+        }
+        hint(f, SET_RW_HINT, 2)?;
+        let m = fd::raw("memfd_create", libc::SYS_memfd_create, [c"m".as_ptr() as i64, 0, 0, 0, 0, 0])? as i32;
+        hint(m, SET_RW_HINT, 5)?;
+        // Of an append-only file no name can be removed: its own, by taking the attribute away for a moment.
+        flags &= !APPEND_ONLY;
+        fd::ioctl_ref(f, SETFLAGS, &mut flags)?;
+        fd::unlink(s.path("f"))?;
+        flags |= APPEND_ONLY;
+        fd::ioctl_ref(f, SETFLAGS, &mut flags)?;
+        s.wait();
+        let mut now = 0u64;
+        fd::ioctl_ref(f, GETFLAGS, &mut now)?;
+        same("attributes", APPEND_ONLY, now & 0xf0)?;
+        same("hints", (2, 5), (hint(f, GET_RW_HINT, 0)?, hint(m, GET_RW_HINT, 0)?))?;
+        fails("shortening it", libc::EPERM, fd::ftruncate(f, 1))?;
+        fd::write_full(f, b"two")?;
+    }),
     row!("deleted-link-name", |s| {
         // The name that readlink of /proc/self/fd still gives.
         let f = gone(&s.path("f"), b"named once")?;

@@ -48,6 +48,15 @@ pub(super) const VICTIMS: &[Victim] = &[
         sock::listen(l, 1)?;
         sock::connect(f, &addr)?;
     }),
+    row!("tcp-under-repair", [Flag::Refuse("tcp")], |s| {
+        const TCP_REPAIR: i32 = 19;
+        let f = socket(s, V4, libc::SOCK_STREAM, 0);
+        if sock::set(f, libc::IPPROTO_TCP, TCP_REPAIR, 1).is_err() {
+            s.skip("TCP_REPAIR takes CAP_NET_ADMIN");
+        }
+        s.wait();
+        same("mode", 1, sock::get(f, libc::IPPROTO_TCP, TCP_REPAIR)?)?;
+    }),
     row!("packet-socket", [Flag::Refuse("packet")], |s| {
         let f = socket(s, libc::AF_PACKET, libc::SOCK_RAW, i32::from(3u16.to_be()));
         let before = sock::local(f)?;
