@@ -170,6 +170,7 @@ fn export_object(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdView) -> R
 /// Opens every description, ours until the processes have them.
 pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
+    crate::kinds::thread::apart::import(cx)?;
     let mut pipes = pipe::Pipes::import(cx)?;
     let mut sockets = socket::Sockets::import(cx)?;
     for file in &model.files {
@@ -255,7 +256,6 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     content::finish(cx)?;
     crate::kinds::memory::import_sealed(cx)?;
     inotify::finish(cx)?;
-    crate::kinds::thread::apart::import(cx)?;
     table::finish(cx)?;
     epoll::finish(cx)?;
     // The process's own locks: closing any descriptor of the file would drop them, so nothing is closed after this.

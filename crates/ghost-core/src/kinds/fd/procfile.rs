@@ -11,6 +11,7 @@ use crate::import::ImportCx;
 use crate::view::{FdView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::mortal::Mortal;
+use ghost_sys::nr;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use std::os::fd::OwnedFd;
 
@@ -93,18 +94,50 @@ pub fn export(view: &TreeView, fd: &FdView) -> rec::file::Object {
 }
 
 /// Opens it at the process that has the place of the old one.
-pub fn import(cx: &ImportCx<'_>, file: &rec::File, proc_file: &rec::ProcFile) -> Result<OwnedFd, KindError> {
+pub fn import(cx: &mut ImportCx<'_>, file: &rec::File, proc_file: &rec::ProcFile) -> Result<OwnedFd, KindError> {
     let mortal = if proc_file.dead { Some(Mortal::new().step("making a process to end")?) } else { None };
     let new = |old| mortal.as_ref().map_or_else(|| cx.pid(old), Mortal::pid);
     let name = Name { pid: proc_file.pid, tid: proc_file.tid, rest: proc_file.rest.clone() }.of(new);
     let flags = OFlags::from_bits_retain(file.flags & !(regular::NOT_AGAIN | regular::ASYNC)) | OFlags::CLOEXEC;
+    let lent = if mortal.is_none() { lend(cx, proc_file)? } else { None };
     let fd = rustix::fs::open(name.as_slice(), flags, Mode::empty())
         .step(format!("opening {}", String::from_utf8_lossy(&name)))?;
     drop(mortal);
+    if let Some((index, number)) = lent {
+        cx.building[index].batch.call(format!("closing fd {number} again"), nr::CLOSE, &[number.into()]);
+        cx.flush(index)?;
+    }
     if file.offset != 0 && !flags.contains(OFlags::PATH) {
         rustix::fs::seek(&fd, SeekFrom::Start(file.offset)).step("putting its offset back")?;
     }
     Ok(fd)
+}
+
+/// The thread whose file this is, if it is one of a thread other than the first.
+pub(crate) fn thread(object: &rec::file::Object) -> Option<i32> {
+    match object {
+        rec::file::Object::ProcFile(p) if !p.dead && p.tid != 0 && p.tid != p.pid => Some(p.tid),
+        _ => None,
+    }
+}
+
+/// `fdinfo/7` can be opened only while its process has a descriptor 7: gives it one that it has not yet. Says who, and which.
+fn lend(cx: &mut ImportCx<'_>, proc_file: &rec::ProcFile) -> Result<Option<(usize, i32)>, KindError> {
+    let model = cx.model;
+    let parts = proc_file.rest.strip_prefix(b"fdinfo/").or_else(|| proc_file.rest.strip_prefix(b"fd/"));
+    let number = parts.and_then(|n| std::str::from_utf8(n).ok()?.parse::<i32>().ok());
+    let Some(number) = number.filter(|n| *n != cx.control_fd && *n >= 0) else { return Ok(None) };
+    let apart = cx.apart.iter().position(|a| a.record(model).tid == proc_file.tid);
+    let index = apart.map(|k| model.processes.len() + k);
+    let Some(index) = index.or_else(|| model.processes.iter().position(|p| p.pid == proc_file.pid)) else {
+        return Ok(None);
+    };
+    super::table::raise_limit(cx, index, number as u32)?;
+    let control = cx.control_fd;
+    let batch = &mut cx.building[index].batch;
+    batch.call(format!("lending fd {number}"), nr::DUP3, &[control.into(), number.into(), 0.into()]);
+    cx.flush(index)?;
+    Ok(Some((index, number)))
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
 
 /// A limit on numbers that is lower than those that the process has already: it may lower its limit at any time, and the
 /// restorer's own may be lower. The process's limits are set after its files.
-fn raise_limit(cx: &ImportCx<'_>, index: usize, highest: u32) -> Result<(), KindError> {
+pub(super) fn raise_limit(cx: &ImportCx<'_>, index: usize, highest: u32) -> Result<(), KindError> {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
     let need = u64::from(highest).max(cx.control_fd.max(0) as u64) + 1;
     let now = getrlimit(Resource::Nofile);

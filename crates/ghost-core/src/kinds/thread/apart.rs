@@ -2,16 +2,18 @@
 //! CLONE_FILES or CLONE_FS.
 //!
 //! Read through the thread: `/proc/TID`, a pidfd of the thread (PIDFD_THREAD, Linux 6.9) for copies of its descriptors, `kcmp(2)`.
-//! Rebuilt: such a thread is made before the descriptors get their numbers, by clone without the flag, and what it was given is
+//! Rebuilt: such a thread is made before the descriptors, by clone without the flag, and what it was given is
 //! closed; then its table is filled as that of a process is. Those that have a table together are made by the first that has it.
 
 use super::tree;
 use crate::error::{Context, KindError};
 use crate::import::{Apart, Building, ImportCx, remote};
+use crate::kinds::fd::procfile;
 use crate::options::Pids;
 use ghost_image::record as rec;
-use ghost_sys::nr;
 use ghost_sys::remote::{Batch, Stub};
+use ghost_sys::{Pid, nr};
+use std::collections::HashSet;
 
 const CLONE_FS: u64 = libc::CLONE_FS as u64;
 const CLONE_FILES: u64 = libc::CLONE_FILES as u64;
@@ -48,15 +50,17 @@ fn has(process: &rec::Process, thread: &rec::Thread) -> Has {
     (other(thread.fd_table_id, process.fd_table_id), other(thread.fs_id, process.fs_id))
 }
 
-/// Makes the threads that have something apart, each with an empty table where that is its own.
+/// Makes the threads that have something apart, each with an empty table where that is its own; and those of which a file in /proc
+/// is open.
 pub(crate) fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
+    let named: HashSet<Pid> = model.files.iter().filter_map(|f| procfile::thread(f.object.as_ref()?)).collect();
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         let mut made: Vec<Has> = Vec::new();
         let first = cx.building.len();
         for (nth, thread) in record.threads.iter().enumerate().skip(1) {
             let has = has(record, thread);
-            if has == (0, 0) {
+            if has == (0, 0) && !named.contains(&thread.tid) {
                 continue;
             }
             let on = |e: KindError| e.on(record.pid, format!("tid {}", thread.tid));

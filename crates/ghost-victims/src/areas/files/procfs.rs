@@ -62,6 +62,38 @@ pub(super) const VICTIMS: &[Victim] = &[
         let status = fd::openat(me, "status", libc::O_RDONLY)?;
         truth("/proc/self by path is this process", text(status)?.contains(&format!("\nPid:\t{}\n", task::pid())))?;
     }),
+    row!("proc-self-fdinfo", |s| {
+        // Opened by a number that need not be there any more.
+        let f = fd::open("/dev/zero", libc::O_RDONLY)?;
+        let info = fd::open(format!("/proc/self/fdinfo/{f}"), libc::O_RDONLY)?;
+        let high = fd::dup3(f, 900, 0)?;
+        let of_high = fd::open(format!("/proc/self/fdinfo/{high}"), libc::O_RDONLY)?;
+        let gone = fd::dup(f)?;
+        let of_gone = fd::open(format!("/proc/self/fdinfo/{gone}"), libc::O_RDONLY)?;
+        fd::close(gone)?;
+        s.wait();
+        for (name, f) in [("that of a low number", info), ("that of a high number", of_high)] {
+            truth(name, text(f)?.starts_with("pos:\t0\nflags:\t0100000\n"))?;
+        }
+        fails("that of a closed number", libc::ENOENT, fd::pread(of_gone, 10, 0))?;
+        fd::closed("the number that was closed", gone)?;
+    }),
+    row!("proc-of-thread", |s| {
+        // Of another thread than the first, which ghost makes late.
+        let (told, heard) = std::sync::mpsc::channel();
+        let team = s.team(1, move |_, t| {
+            let f = fd::open("/proc/thread-self/comm", libc::O_RDWR).unwrap_or(-1);
+            let dir = fd::open("/proc/thread-self", libc::O_RDONLY | libc::O_DIRECTORY).unwrap_or(-1);
+            let _ = told.send((f, dir));
+            t.wait();
+        });
+        let (f, dir) = heard.recv().map_err(|e| e.to_string())?;
+        s.wait();
+        fd::write_full(f, b"by its file")?;
+        let comm = fd::openat(dir, "comm", libc::O_RDONLY)?;
+        same("its name", "by its file\n".to_owned(), text(comm)?)?;
+        s.gather(team);
+    }),
     row!("proc-of-child", |s| {
         let pid = s.spawn(|c| c.wait());
         let f = fd::open(format!("/proc/{pid}/status"), libc::O_RDONLY)?;
