@@ -4,7 +4,7 @@
 
 use crate::view::{FdView, TreeView};
 use rustix::fs::{FileType, OFlags};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 const ACCESS: u32 = 3;
 
@@ -23,7 +23,8 @@ pub struct Ends {
 #[derive(Debug, Default)]
 pub struct Inodes {
     pipes: HashMap<(u64, u64), Ends>,
-    sockets: HashSet<u64>,
+    /// The number of a table, and the descriptor by index.
+    sockets: HashMap<u64, (usize, usize)>,
 }
 
 impl Inodes {
@@ -48,7 +49,7 @@ impl Inodes {
                             ends.packets |= fd.info.flags & OFlags::DIRECT.bits() != 0;
                         }
                     }
-                    FileType::Socket => drop(inodes.sockets.insert(fd.stat.st_ino)),
+                    FileType::Socket => drop(inodes.sockets.entry(fd.stat.st_ino).or_insert((t, f))),
                     _ => {}
                 }
             }
@@ -63,7 +64,12 @@ impl Inodes {
 
     /// Whether the tree has this socket.
     pub fn has_socket(&self, inode: u64) -> bool {
-        self.sockets.contains(&inode)
+        self.sockets.contains_key(&inode)
+    }
+
+    /// A descriptor of this socket: the number of a table, and the descriptor by index.
+    pub fn socket(&self, inode: u64) -> Option<(usize, usize)> {
+        self.sockets.get(&inode).copied()
     }
 }
 

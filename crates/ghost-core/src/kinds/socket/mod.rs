@@ -20,7 +20,7 @@ use crate::kinds::fd::class::Refusal;
 use crate::view::{FdView, SocketView, TreeView};
 use ghost_image::record as rec;
 use ghost_sys::sock_diag::{InetSocket, SockDiag, UnixSocket};
-use ghost_sys::{sock, sockopt};
+use ghost_sys::{message, sock, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use std::collections::{HashMap, HashSet};
@@ -65,6 +65,8 @@ pub struct Facts {
     pub unix: HashMap<u64, UnixSocket>,
     /// Inodes of sockets in flight inside of the tree.
     pub flying: HashSet<u64>,
+    /// What lies in those that descriptors fly in, by inode: looked at once, since empty messages cannot be seen a second time.
+    pub(crate) looked: std::cell::RefCell<HashMap<u64, Vec<message::Message>>>,
     /// Inodes of those that have connected and wait to be accepted.
     pub pending: HashSet<u32>,
     /// UDP sockets by inode, asked for when there is one.
@@ -83,7 +85,7 @@ pub fn facts(view: &TreeView) -> &Facts {
             let all = SockDiag::open().and_then(|d| d.unix()).unwrap_or_default();
             facts.pending = all.values().flat_map(|s| &s.waiting).copied().collect();
             facts.unix = all.into_iter().map(|(inode, s)| (u64::from(inode), s)).collect();
-            facts.flying = unix::flying(view);
+            facts.flying = unix::flying(view, facts.looked.get_mut());
         }
         facts
     })

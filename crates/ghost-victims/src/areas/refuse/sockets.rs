@@ -57,6 +57,31 @@ pub(super) const VICTIMS: &[Victim] = &[
         s.wait();
         same("mode", 1, sock::get(f, libc::IPPROTO_TCP, TCP_REPAIR)?)?;
     }),
+    row!("empty-datagrams-looked-at", [Flag::Refuse("unix"), Flag::Asked], |s| {
+        // The program has peeked at all: that passes over an empty message the next time, the program's or ghost's.
+        for kind in [libc::SOCK_DGRAM, libc::SOCK_SEQPACKET] {
+            let (a, b) = sock::pair(kind | libc::SOCK_NONBLOCK)?;
+            sock::set(b, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0)?;
+            for text in [&b"one"[..], b"", b"two"] {
+                fd::write(a, text)?;
+            }
+            for text in [&b"one"[..], b"", b"two"] {
+                same_bytes("looked at", text, &sock::recv(b, 100, libc::MSG_PEEK)?.data)?;
+            }
+            sock::set(b, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1)?;
+            if kind == libc::SOCK_DGRAM {
+                // Only the other sort is left to be found.
+                for _ in 0..3 {
+                    sock::recv(b, 100, 0)?;
+                }
+                continue;
+            }
+            s.wait();
+            for text in [&b"one"[..], b"", b"two"] {
+                same_bytes("message", text, &sock::recv(b, 100, 0)?.data)?;
+            }
+        }
+    }),
     row!("packet-socket", [Flag::Refuse("packet")], |s| {
         let f = socket(s, libc::AF_PACKET, libc::SOCK_RAW, i32::from(3u16.to_be()));
         let before = sock::local(f)?;

@@ -82,6 +82,28 @@ pub(super) const VICTIMS: &[Victim] = &[
             sock::recv(b, 2, 0).map(|g| (g.data.len(), g.flags & libc::MSG_TRUNC))?,
         )?;
     }),
+    row!("pair-empty-among-others", |s| {
+        // Also beside descriptors, where two parts of ghost would like to look.
+        let (a, b) = sock::pair(SOCK_DGRAM | libc::SOCK_NONBLOCK)?;
+        let (r, w) = fd::pipe(0)?;
+        let texts = [&b"one"[..], b"", b"", b"two", b""];
+        for (n, text) in texts.iter().enumerate() {
+            sock::send(a, text, &[w][..usize::from(n == 2 || n == 3)], None)?;
+        }
+        fd::close(w)?;
+        s.wait();
+        for (n, text) in texts.iter().enumerate() {
+            let got = sock::recv(b, 100, 0)?;
+            same_bytes("message", text, &got.data)?;
+            same(&format!("descriptors with message {n}"), usize::from(n == 2 || n == 3), got.fds.len())?;
+            for f in got.fds {
+                fd::write_full(f, b"w")?;
+                fd::close(f)?;
+            }
+        }
+        fails("more", libc::EAGAIN, sock::recv(b, 10, 0))?;
+        same_bytes("through the pipe", b"ww", &fd::read(r, 10)?)?;
+    }),
     row!("pair-seqpackets", |s| {
         let (a, b) = sock::pair(SOCK_SEQPACKET | libc::SOCK_NONBLOCK)?;
         for n in 1..9u64 {

@@ -3,9 +3,14 @@
 use super::super::{SOCKET, options, poll, sort};
 use super::STREAM;
 use crate::error::{Context, KindError};
+use crate::kinds::fd::inodes;
+use crate::view::{FdView, TreeView};
+use ghost_sys::sock_diag::UnixSocket;
 use ghost_sys::{Errno, message, sock, sockopt};
 use rustix::event::PollFlags;
-use std::os::fd::BorrowedFd;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The most bytes that one message can have: more than any send buffer that we have seen.
 const ROOM: usize = 1 << 26;
@@ -86,6 +91,63 @@ fn queue_before_error(fd: BorrowedFd<'_>) -> Result<Vec<message::Message>, KindE
     Ok(all)
 }
 
+/// Longer messages are put into pages of which the kernel takes what it finds: their weight varies.
+const OF_CERTAIN_WEIGHT: usize = 15 << 10;
+
+/// Whether more lies in a socket than `seen`: messages without a byte, which peeking passes over once it has shown them.
+///
+/// The sender tells: what it has sent and nobody has received counts for it (`SIOCOUTQ`), empty messages too, and how much one of some
+/// length counts is tried out. Of a sender that may have sent to others as well, or that is gone, it is not known.
+pub(super) fn hides_some(
+    view: &TreeView,
+    fd: &FdView,
+    fact: &UnixSocket,
+    seen: &[message::Message],
+) -> Result<bool, KindError> {
+    let kind = fd.socket.as_ref().map_or(0, |s| s.sort.1);
+    let facts = super::facts(view);
+    let sender = fact.peer.map(u64::from).filter(|p| facts.unix.get(p).is_some_and(|s| s.peer == Some(fact.inode)));
+    let Some((t, f)) = sender.and_then(|inode| inodes::inodes(view).socket(inode)) else { return Ok(false) };
+    if kind == STREAM || seen.is_empty() || seen.iter().any(|m| m.data.len() > OF_CERTAIN_WEIGHT) {
+        return Ok(false);
+    }
+    let sent = sockopt::outgoing_bytes(view.table(t)[f].ours.as_fd()).step("asking how much lies in the socket")?;
+    let mut weights = Weights::of(kind)?;
+    let mut known = 0;
+    for message in seen {
+        known += weights.of_message(message.data.len())?;
+    }
+    Ok(sent > known)
+}
+
+/// What messages count for their sender, by their length.
+struct Weights {
+    pair: (OwnedFd, OwnedFd),
+    known: HashMap<usize, usize>,
+}
+
+impl Weights {
+    fn of(kind: u32) -> Result<Self, KindError> {
+        let kind = if kind == super::DGRAM { SocketType::DGRAM } else { SocketType::SEQPACKET };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let pair =
+            rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).step("making a pair to weigh with")?;
+        Ok(Self { pair, known: HashMap::new() })
+    }
+
+    fn of_message(&mut self, len: usize) -> Result<usize, KindError> {
+        if let Some(&weight) = self.known.get(&len) {
+            return Ok(weight);
+        }
+        let (from, to) = (self.pair.0.as_fd(), self.pair.1.as_fd());
+        message::send(from, &vec![0; len], &[], &[], None, 0).step("weighing a message")?;
+        let weight = sockopt::outgoing_bytes(from).step("weighing a message")?;
+        message::receive(to, len.max(1), super::DONTWAIT).step("weighing a message")?;
+        self.known.insert(len, weight);
+        Ok(weight)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::DONTWAIT;
@@ -106,6 +168,21 @@ mod tests {
             assert_eq!(seen, [(b"plain ".to_vec(), 0), (b"with two".to_vec(), 2), (b" plain".to_vec(), 0)]);
         }
         assert_eq!(sockopt::get_i32(b.as_fd(), SOCKET, options::SO_PEEK_OFF), Ok(-1));
+    }
+
+    #[test]
+    fn messages_count_what_was_tried_out_for_their_length() {
+        for (kind, sort) in [(super::super::DGRAM, SocketType::DGRAM), (5, SocketType::SEQPACKET)] {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let (a, _b) = rustix::net::socketpair(AddressFamily::UNIX, sort, flags, None).unwrap();
+            let mut weights = Weights::of(kind).unwrap();
+            let mut sum = 0;
+            for len in [0, 1, 5, 200, 500, 1000, 4000, 5000, OF_CERTAIN_WEIGHT] {
+                message::send(a.as_fd(), &vec![7; len], &[], &[], None, 0).unwrap();
+                sum += weights.of_message(len).unwrap();
+                assert_eq!(sockopt::outgoing_bytes(a.as_fd()).unwrap(), sum, "{len} bytes");
+            }
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::kinds::fd::class::Refusal;
 use crate::kinds::fd::{external, inodes, outside, path};
 use crate::view::{FdView, TreeView};
 use ghost_image::record as rec;
-use ghost_sys::sock;
+use ghost_sys::{message, sock};
 use look::queue;
 use rec::socket::SocketState;
 use rustix::event::PollFlags;
@@ -35,8 +35,8 @@ const STREAM: u32 = 1;
 const DGRAM: u32 = 2;
 const DONTWAIT: i32 = 0x40;
 
-/// Inodes of all that lies in queues of the tree.
-pub fn flying(view: &TreeView) -> HashSet<u64> {
+/// Inodes of all that lies in queues of the tree. Keeps what was seen in them.
+pub fn flying(view: &TreeView, looked: &mut HashMap<u64, Vec<message::Message>>) -> HashSet<u64> {
     let mut found = HashSet::new();
     let carries = |fd: &&FdView| fd.link.starts_with(b"socket:") && fd.info.scm_fds.unwrap_or(0) > 0;
     let mut work: Vec<OwnedFd> = view.fds().filter(carries).filter_map(|f| f.ours.try_clone().ok()).collect();
@@ -44,13 +44,15 @@ pub fn flying(view: &TreeView) -> HashSet<u64> {
         if !matches!(sort(socket.as_fd()), Ok((AF_UNIX, ..))) {
             continue;
         }
-        for fd in queue(socket.as_fd()).unwrap_or_default().into_iter().flat_map(|m| m.fds) {
-            let Ok(stat) = rustix::fs::fstat(&fd) else { continue };
+        let (Ok(own), Ok(messages)) = (rustix::fs::fstat(&socket), queue(socket.as_fd())) else { continue };
+        for fd in messages.iter().flat_map(|m| &m.fds) {
+            let Ok(stat) = rustix::fs::fstat(fd) else { continue };
             let is_socket = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket;
             if found.insert(stat.st_ino) && is_socket {
-                work.push(fd);
+                work.extend(fd.try_clone());
             }
         }
+        looked.entry(own.st_ino).or_insert(messages);
     }
     found
 }
@@ -174,13 +176,19 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView, socket: &mut rec::Socket) -> R
     if state == SocketState::Listening {
         return Ok(());
     }
-    let messages = queue(ours)?;
+    let looked = facts(view).looked.borrow_mut().remove(&fd.stat.st_ino);
+    let messages = looked.map_or_else(|| queue(ours), Ok)?;
     let (seen, there): (usize, usize) =
         (messages.iter().map(|m| m.fds.len()).sum(), fd.info.scm_fds.unwrap_or(0) as usize);
     if seen < there {
         let hidden = there - seen;
         let why = format!("{hidden} of {there} descriptors in it came with empty messages, which cannot be seen twice");
-        return Err(KindError::refusal("looking at what lies in the socket", why)
+        return Err(KindError::refusal("looking at what lies in the unix socket", why)
+            .advise("let the program receive them, and try again"));
+    }
+    if look::hides_some(view, fd, &fact, &messages)? {
+        let why = "empty messages lie in it that have been looked at before, and so cannot be seen again";
+        return Err(KindError::refusal("looking at what lies in the unix socket", why)
             .advise("let the program receive them, and try again"));
     }
     for message in messages {
