@@ -269,6 +269,10 @@ fn ask_process(
 /// What an inquiry ended with. One that finds no room for its few pages can't be helped by ghost: it must not raise a limit that
 /// would stay raised if it were killed.
 fn unasked(e: RemoteError) -> KindError {
+    if e.errno() == Some(Errno(libc::ENOEXEC)) {
+        let why = "it runs 32-bit code, which cannot make ghost's calls: a 32-bit program, or a part of one (wine)";
+        return KindError::refusal("asking it", why).advise("try again where it runs 64-bit code at times");
+    }
     if !matches!(e.errno(), Some(Errno(libc::ENOMEM | libc::EAGAIN))) {
         return KindError::new("asking it", e);
     }

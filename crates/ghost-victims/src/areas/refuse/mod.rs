@@ -6,9 +6,11 @@ use crate::Victim;
 mod objects;
 mod outside;
 mod places;
+mod security;
 mod sockets;
 
 pub(crate) use places::pty;
 
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[objects::VICTIMS, outside::VICTIMS, sockets::VICTIMS, places::VICTIMS];
+pub const TABLES: &[&[Victim]] =
+    &[objects::VICTIMS, security::VICTIMS, outside::VICTIMS, sockets::VICTIMS, places::VICTIMS];
