@@ -1,8 +1,8 @@
 //! Locks and leases, and who is told of input: what belongs to a description, or to a table and an inode.
 //!
-//! Read: the `lock:` lines of fdinfo (Linux 4.1), F_GETLEASE, F_GETOWN_EX, F_GETSIG. Rebuilt as late as may be: `flock(2)`
-//! and F_OFD_SETLK on the description by ghost; F_SETLK by the process itself, once its descriptors have their numbers,
-//! since it is the owner of such a lock. A lock that somebody else has now is an error: two programs would both believe
+//! Read: the `lock:` lines of fdinfo (Linux 4.1), F_GETLEASE, F_GETOWN_EX, F_GETSIG. Rebuilt as late as may be: F_OFD_SETLK
+//! on the description by ghost; F_SETLK, `flock(2)` and F_SETLEASE by the process itself, once its descriptors have their numbers,
+//! since it is the owner of the first, and named with the others. A lock that somebody else has now is an error: two programs would both believe
 //! that they are alone.
 
 use super::class::Refusal;
@@ -16,10 +16,13 @@ use ghost_sys::fdops::{self, Owner, Range};
 use ghost_sys::nr;
 use ghost_sys::proc::{FileLock, LockKind};
 use rustix::fs::FlockOperation;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 
 /// `F_SETLK`
 const SETLK: u64 = 6;
+/// `F_SETLEASE`
+const SETLEASE: u64 = 1024;
 /// `F_SETFL`
 const SETFL: u64 = 4;
 /// `F_UNLCK`
@@ -87,7 +90,7 @@ fn record(lock: &FileLock, sort: u32) -> rec::Lock {
 /// Writes the POSIX locks of a table: those that fdinfo lists under its descriptors, once for each.
 pub fn export_posix(cx: &mut ExportCx<'_>, table: u32, fds: &[FdView]) {
     let mut locks: Vec<rec::PosixLock> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     for fd in fds {
         for lock in fd.info.locks.iter().filter(|l| l.kind == LockKind::Posix && !l.waits) {
             // Duplicates of a descriptor list the same lock.
@@ -109,29 +112,41 @@ fn range(write: bool, start: u64, end: u64) -> Range {
 const ADVICE: &str = "end the process that has the lock (lslocks shows it): perhaps the original still runs";
 
 /// Takes the locks and leases of descriptions, and says whom they tell of input.
+///
+/// Where a process has the description, it does that itself: procfs says who has taken a lock, and a signal names the descriptor by which
+/// it was asked for.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
-    let mut asynchronous = Vec::new();
-    for file in &cx.model.files {
+    let model = cx.model;
+    let inside = Inside::of(cx);
+    for file in &model.files {
         let Some(fd) = cx.files.get(&file.id) else { continue };
-        let on = |e: KindError| e.on(super::holder(cx.model, file.id).map_or(0, |h| h.0), describe(cx.model, file));
+        let on = |e: KindError| e.on(super::holder(model, file.id).map_or(0, |h| h.0), describe(model, file));
         for lock in &file.locks {
+            let how = if lock.write { libc::LOCK_EX } else { libc::LOCK_SH } | libc::LOCK_NB;
             if lock.ofd {
                 fdops::lock_ofd(fd.as_fd(), range(lock.write, lock.start, lock.end))
                     .step("taking its lock (F_OFD_SETLK)")
+                    .map_err(|e| on(e.advise(ADVICE)))?;
+            } else if let Some((index, number)) = inside.place(file.id, lock.pid) {
+                let label = format!("taking its lock on fd {number} (flock; {ADVICE})");
+                cx.building[index].batch.call(label, libc::SYS_flock, &[number.into(), how.into()]);
             } else {
                 let how = if lock.write {
                     FlockOperation::NonBlockingLockExclusive
                 } else {
                     FlockOperation::NonBlockingLockShared
                 };
-                rustix::fs::flock(fd, how).step("taking its lock (flock)")
+                rustix::fs::flock(fd, how).step("taking its lock (flock)").map_err(|e| on(e.advise(ADVICE)))?;
             }
-            .map_err(|e| on(e.advise(ADVICE)))?;
         }
         if file.lease > 0 {
-            fdops::set_lease(fd.as_fd(), file.lease as i32 - 1)
-                .step("taking its lease")
-                .map_err(|e| on(e.advise(ADVICE)))?;
+            let how = file.lease as i32 - 1;
+            if let Some((index, number)) = inside.place(file.id, 0) {
+                let label = format!("taking its lease on fd {number} ({ADVICE})");
+                cx.building[index].batch.call(label, nr::FCNTL, &[number.into(), SETLEASE.into(), how.into()]);
+            } else {
+                fdops::set_lease(fd.as_fd(), how).step("taking its lease").map_err(|e| on(e.advise(ADVICE)))?;
+            }
         }
         if let Some(owner) = &file.owner {
             let pid = if owner.pid < 0 { -cx.pid(-owner.pid) } else { cx.pid(owner.pid) };
@@ -139,25 +154,46 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
                 Owner { sort: owner.r#type as i32, pid, signal: owner.signal as i32, uid: owner.uid, euid: owner.euid };
             if let Err(e) = fdops::set_owner(fd.as_fd(), told) {
                 let text = format!("pid {} was told of input and can't be named any more ({e})", owner.pid);
-                cx.notes.push(note(0, "owner", describe(cx.model, file), text));
+                cx.notes.push(note(0, "owner", describe(model, file), text));
             }
         }
-        if file.flags & super::regular::ASYNC != 0 {
-            let flags = fdops::flags(fd.as_fd()).step("reading its flags").map_err(on)?;
-            asynchronous.push((file.id, flags | super::regular::ASYNC));
-        }
-    }
-    // Made inside the process: the signal names the descriptor by which it was asked for.
-    for (table, index) in super::table::owners(cx) {
-        for fd in cx.model.fd_table(table).into_iter().flat_map(|t| &t.fds) {
-            if let Some(at) = asynchronous.iter().position(|(id, _)| *id == fd.file_id) {
-                let (_, flags) = asynchronous.swap_remove(at);
-                let label = format!("setting O_ASYNC of fd {}", fd.fd);
-                cx.building[index].batch.call(label, nr::FCNTL, &[fd.fd.into(), SETFL.into(), flags.into()]);
-            }
+        if file.flags & super::regular::ASYNC != 0
+            && let Some((index, number)) = inside.place(file.id, 0)
+        {
+            let flags = fdops::flags(fd.as_fd()).step("reading its flags").map_err(on)? | super::regular::ASYNC;
+            let label = format!("setting O_ASYNC of fd {number}");
+            cx.building[index].batch.call(label, nr::FCNTL, &[number.into(), SETFL.into(), flags.into()]);
         }
     }
     Ok(())
+}
+
+/// Which descriptors the processes have.
+struct Inside(HashMap<u32, Vec<(usize, i32, u32)>>);
+
+impl Inside {
+    fn of(cx: &ImportCx<'_>) -> Self {
+        let mut all: HashMap<u32, Vec<(usize, i32, u32)>> = HashMap::new();
+        let needed = |f: &rec::File| !f.locks.is_empty() || f.lease > 0 || f.flags & super::regular::ASYNC != 0;
+        let needed: HashSet<u32> = cx.model.files.iter().filter(|f| needed(f)).map(|f| f.id).collect();
+        if !needed.is_empty() {
+            for (table, index) in super::table::owners(cx) {
+                for fd in
+                    cx.model.fd_table(table).into_iter().flat_map(|t| &t.fds).filter(|f| needed.contains(&f.file_id))
+                {
+                    all.entry(fd.file_id).or_default().push((index, cx.record(index).pid, fd.fd));
+                }
+            }
+        }
+        Self(all)
+    }
+
+    /// A process that has this description, by index, with its number there: the one with this pid, if it has it.
+    fn place(&self, file: u32, pid: i32) -> Option<(usize, u32)> {
+        let holders = self.0.get(&file)?;
+        let holder = holders.iter().find(|h| h.1 == pid).or(holders.first())?;
+        Some((holder.0, holder.2))
+    }
 }
 
 /// Takes the POSIX locks of every table inside the first process that has it. Descriptors have their numbers.

@@ -429,6 +429,37 @@ pub(super) const VICTIMS: &[Victim] = &[
         })?;
         same("break signal", Some(libc::SIGIO), task::take_signal(&[libc::SIGIO], 2000).map(|t| t.0))?;
     }),
+    row!("lease-by-descriptor", [Flag::SamePid], |s| {
+        // What breaks is named by the number under which the lease was taken, and /proc names who took it.
+        const F_SETSIG: i32 = 10;
+        const F_SETLEASE: i32 = 1024;
+        let signal = libc::SIGRTMIN() + 1;
+        task::block(&[signal])?;
+        fd::close(fd::open(s.path("f"), RW)?)?;
+        let low = fd::open(s.path("f"), libc::O_RDONLY)?;
+        let f = fd::dup3(low, 77, 0)?;
+        fd::close(low)?;
+        if fd::fcntl(f, F_SETLEASE, libc::F_RDLCK.into()).is_err() {
+            s.skip("no leases on this file system");
+        }
+        fd::fcntl(f, F_SETSIG, signal.into())?;
+        let lock = fd::open(s.path("g"), RW)?;
+        fd::flock(lock, libc::LOCK_EX)?;
+        let (lease, taken) = (fd::info(f, "lock")?, fd::info(lock, "lock")?);
+        s.wait();
+        same("the lease as /proc tells it", lease, fd::info(f, "lock")?)?;
+        same("the lock as /proc tells it", taken, fd::info(lock, "lock")?)?;
+        let path = s.path("f");
+        task::in_child("opening for writing", || {
+            fails("the open", libc::EWOULDBLOCK, fd::open(&path, libc::O_WRONLY | libc::O_NONBLOCK))
+        })?;
+        let mut info = [0u32; 32];
+        let set = task::set(&[signal]);
+        let limit = libc::timespec { tv_sec: 2, tv_nsec: 0 };
+        let args = [&raw const set as i64, info.as_mut_ptr() as i64, &raw const limit as i64, 8, 0, 0];
+        same("break signal", i64::from(signal), fd::raw("rt_sigtimedwait", libc::SYS_rt_sigtimedwait, args)?)?;
+        same("the descriptor that it names", 77, info[6])?;
+    }),
     row!("holes", |s| {
         let f = fd::open(s.path("f"), RW)?;
         fd::pwrite(f, b"data", 10 << 20)?;
