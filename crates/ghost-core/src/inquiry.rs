@@ -9,18 +9,16 @@
 //! Registers and signal mask are read *before* the puppet enters: afterwards an interrupted system call has already
 //! been turned into its restart, and what it was can't be told any more; and the restartable sequence that it was in is forgotten.
 
-use crate::error::{Blocker, Context, KindError};
-use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
-use crate::kinds::memory::{ask, ldt, secret};
-use crate::kinds::thread::encode;
-use crate::kinds::{keyring, landlock, semaphore};
-use crate::view::{ProcessView, ThreadView, TreeView};
+mod visits;
+
+use crate::error::Blocker;
+use crate::kinds::memory::ask;
+use crate::kinds::{keyring, landlock};
 use ghost_image::record as rec;
-use ghost_sys::proc::{self, PosixTimer};
-use ghost_sys::ptrace::{self, RseqArea, Stopped};
-use ghost_sys::remote::{Arg, Batch, DataRef, Memory, Outcome, Puppet, RemoteError, Slot, aborts};
-use ghost_sys::{Errno, Pid, nr};
-use std::collections::HashMap;
+use ghost_sys::proc::PosixTimer;
+use ghost_sys::ptrace::RseqArea;
+use ghost_sys::remote::{Arg, Batch, DataRef, Label, Outcome, Slot};
+use ghost_sys::{Pid, nr};
 
 /// Signals there are.
 pub const SIGNALS: u32 = 64;
@@ -152,146 +150,6 @@ pub struct ThreadAnswers {
     pub speculation: [Option<u32>; SPECULATION_SWITCHES as usize],
 }
 
-impl Answers {
-    /// Asks every frozen process and thread.
-    pub fn ask(view: &TreeView, frozen: &FrozenTree) -> Result<Self, KindError> {
-        let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
-        for process in view.processes.iter().filter(|p| !p.is_zombie()) {
-            children.entry(process.stat.ppid).or_default().push(process.pid);
-        }
-        let by_pid: HashMap<Pid, &FrozenProcess> = frozen.processes.iter().map(|p| (p.pid, p)).collect();
-        let (mut witnesses, sets) = (landlock::Witnesses::new(), semaphore::Sets::of_host()?);
-        let processes = view.processes.iter().map(|process| match by_pid.get(&process.pid) {
-            Some(frozen) if !frozen.threads.is_empty() => {
-                let living = children.get(&process.pid).map_or(&[][..], Vec::as_slice);
-                ask_process(view, process, frozen, living, &mut witnesses, &sets)
-            }
-            _ => Ok(ProcessAnswers {
-                threads: vec![ThreadAnswers::default(); process.threads.len()],
-                ..ProcessAnswers::default()
-            }),
-        });
-        Ok(Self { processes: processes.collect::<Result<_, _>>()? })
-    }
-}
-
-fn ask_process(
-    view: &TreeView,
-    process: &ProcessView,
-    frozen: &FrozenProcess,
-    living_children: &[Pid],
-    witnesses: &mut landlock::Witnesses,
-    sets: &semaphore::Sets,
-) -> Result<ProcessAnswers, KindError> {
-    let pid = process.pid;
-    let by_tid: HashMap<Pid, &FrozenThread> = frozen.threads.iter().map(|t| (t.stopped.tid(), t)).collect();
-    let timers = proc::read_timers(&process.dir).step_on(pid, String::new, "listing its POSIX timers")?;
-    let memory = Memory::open(process.live).step_on(pid, String::new, "opening its memory")?;
-    let mut puppet = Puppet::new(process.live).step_on(pid, String::new, "preparing to ask it")?;
-    // What the stop shows is read of all of them before anybody goes in.
-    let mut visits = Vec::with_capacity(frozen.threads.len());
-    let mut answers =
-        ProcessAnswers { threads: vec![ThreadAnswers::default(); process.threads.len()], ..Default::default() };
-    for (nth, thread) in process.threads.iter().enumerate() {
-        let Some(frozen) = by_tid.get(&thread.tid) else { continue };
-        let what = || format!("tid {}", thread.tid);
-        let stopped = &frozen.stopped;
-        may_enter(thread, stopped).map_err(|e| e.on(pid, what()))?;
-        answers.threads[nth] = ThreadAnswers {
-            signal_mask: stopped.signal_mask().step_on(pid, what, "reading its signal mask")?,
-            rseq: stopped.rseq().step_on(pid, what, "reading its rseq registration")?,
-            syscall_dispatch: stopped.syscall_dispatch().step_on(pid, what, "reading its syscall user dispatch")?,
-            ..ThreadAnswers::default()
-        };
-        visits.push((nth, stopped));
-    }
-    let stopped: Vec<&Stopped> = visits.iter().map(|(_, stopped)| *stopped).collect();
-    for (abort, (nth, stopped)) in aborts(&memory, &stopped).into_iter().zip(&visits) {
-        let what = || format!("tid {}", stopped.tid());
-        let mut registers = stopped.registers().step_on(pid, what, "reading its registers")?;
-        // The program may be continued on another CPU: that is what the section must not live to see. The kernel can't do it for
-        // us later, and nor can we: it forgets the section as soon as the thread returns to user space to answer us.
-        if let Some(abort) = abort.step_on(pid, what, "reading its rseq critical section")? {
-            registers.rip = abort;
-        }
-        answers.threads[*nth].registers = encode(&registers);
-    }
-    // All threads are asked the same, the first also for the process.
-    let mut batch = Batch::new();
-    let witness = visits.first().and_then(|&(nth, _)| witnesses.of(&process.threads[nth].status));
-    let questions = ThreadQuestions::queue(&mut batch, witness);
-    let mut first = batch.clone();
-    let of_process = ProcessQuestions::queue(&mut first, &timers, living_children);
-    let of_memory = ask::MemoryQuestions::queue(&mut first, &process.smaps);
-    let mut has_ldt = false;
-    let work: Vec<(&Stopped, &Batch)> =
-        visits.iter().enumerate().map(|(i, (_, stopped))| (*stopped, if i == 0 { &first } else { &batch })).collect();
-    for (i, (outcome, (nth, stopped))) in puppet.run_each(&work).into_iter().zip(&visits).enumerate() {
-        let outcome = outcome.map_err(|e| unasked(e).on(pid, format!("tid {}", stopped.tid())))?;
-        if i == 0 {
-            of_process.read(&outcome, &timers, living_children, &mut answers);
-            answers.memory = of_memory.read(&outcome);
-            has_ldt = of_memory.has_ldt(&outcome);
-        }
-        let thread = &mut answers.threads[*nth];
-        let ThreadAnswers { registers, signal_mask, rseq, syscall_dispatch, .. } = std::mem::take(thread);
-        *thread = ThreadAnswers { registers, signal_mask, rseq, syscall_dispatch, ..questions.read(&outcome) };
-    }
-    let first = &frozen.threads[0].stopped;
-    if let Some((more, questions)) = ask::PolicyQuestions::queue(&answers.memory) {
-        let outcome = puppet.run_in(visits[0].1, &more);
-        questions.read(&outcome.step_on(pid, String::new, "asking for its NUMA policies")?, &mut answers.memory);
-    }
-    if let Some((_, first)) = visits.first().filter(|_| has_ldt) {
-        answers.memory.ldt = ldt::read(first, &mut puppet).map_err(|e| e.on(pid, "its local descriptor table"))?;
-    }
-    if let Some((_, first)) = visits.first() {
-        answers.memory.secrets = secret::ask(view, process, first, &mut puppet, &mut answers.blockers)?;
-        answers.blockers.extend(keyring::check(process, &answers.threads, first, &mut puppet)?);
-    }
-    if answers.tags {
-        answers.blockers.push(Blocker {
-            pid,
-            comm: process.comm(),
-            kind: "tagged addresses",
-            subject: "memory".into(),
-            why: "bits of its addresses are for its own use (linear address masking), which is not carried yet".into(),
-            advice: "run the program without it (GLIBC_TUNABLES, or the option of its sanitizer)".into(),
-            passes: false,
-        });
-    }
-    answers.blockers.extend(semaphore::check(process, &visits, &mut puppet, sets, &mut answers.notes)?);
-    answers.blockers.extend(landlock::check(process, &answers.threads, &visits, &mut puppet, witnesses)?);
-    puppet.finish(first).step_on(pid, String::new, "leaving no trace in it")?;
-    Ok(answers)
-}
-
-/// What an inquiry ended with. One that finds no room for its few pages can't be helped by ghost: it must not raise a limit that
-/// would stay raised if it were killed.
-fn unasked(e: RemoteError) -> KindError {
-    if e.errno() == Some(Errno(libc::ENOEXEC)) {
-        let why = "it runs 32-bit code, which cannot make ghost's calls: a 32-bit program, or a part of one (wine)";
-        return KindError::refusal("asking it", why).advise("try again where it runs 64-bit code at times");
-    }
-    if !matches!(e.errno(), Some(Errno(libc::ENOMEM | libc::EAGAIN))) {
-        return KindError::new("asking it", e);
-    }
-    let why = "it can map no more memory, and to answer it needs a few pages: RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK (with mlockall) or vm.max_map_count is used up";
-    KindError::refusal("asking it", why)
-        .advise("raise the limit (`prlimit --pid PID --as=…`, `sysctl vm.max_map_count=…`) and try again")
-}
-
-/// Whether calls made inside a thread would be judged by its seccomp filters, which may end it.
-fn may_enter(thread: &ThreadView, stopped: &Stopped) -> Result<(), KindError> {
-    if thread.status.seccomp == 0 {
-        return Ok(());
-    }
-    stopped.set_options(ptrace::SUSPEND_SECCOMP).map_err(|e| {
-        KindError::new("suspending its seccomp filters", e)
-            .advise("run ghost with CAP_SYS_ADMIN in the initial user namespace and under no seccomp filter itself")
-    })
-}
-
 /// Where in a batch the answers of a thread will be.
 struct ThreadQuestions {
     alt_stack: DataRef,
@@ -384,7 +242,7 @@ impl ProcessQuestions {
         let actions = (1..=SIGNALS).map(|signal| {
             let room = batch.room(SIGACTION_LEN);
             let args: [Arg; 4] = [signal.into(), 0.into(), room.into(), 8.into()];
-            batch.call(format!("rt_sigaction of signal {signal}"), nr::RT_SIGACTION, &args);
+            batch.call(Label::Number("rt_sigaction of signal", signal.into()), nr::RT_SIGACTION, &args);
             room
         });
         let actions = actions.collect();

@@ -66,6 +66,8 @@ pub struct Call {
 pub enum Label {
     /// As it stands.
     Text(Cow<'static, str>),
+    /// What is done to something with a number: `"rt_sigaction of signal 15"`.
+    Number(&'static str, u64),
     /// What is done to a range of addresses: `"mmap of 1000-2000"`.
     Range(&'static str, u64, u64),
 }
@@ -73,6 +75,7 @@ impl std::fmt::Display for Label {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
+            Self::Number(what, number) => write!(f, "{what} {number}"),
             Self::Range(what, start, end) => write!(f, "{what} of {start:x}-{end:x}"),
         }
     }

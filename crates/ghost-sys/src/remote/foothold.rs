@@ -46,6 +46,15 @@ impl Foothold {
         Err(RemoteError::NoFoothold(need))
     }
 
+    /// The same in the vDSO alone, which is known to be here; None where that is not so, or where a ghost has left its code.
+    pub(super) fn in_vdso(memory: &Memory, (start, end): (u64, u64), need: usize) -> Option<Self> {
+        let mut magic = [0; 4];
+        memory.read(RemoteAddr(start), &mut magic).ok()?;
+        let vdso = Space { start, end, executable: true, offset: 0, file: ("", ""), is_vdso: magic == *b"\x7fELF" };
+        let (found, is_left) = vdso.is_vdso.then(|| vdso.tail(memory, &[]))??;
+        (!is_left && found.room() >= need).then_some(found)
+    }
+
     /// Bytes for code.
     pub(super) fn room(self) -> usize {
         (self.end - self.start).saturating_sub(MARK_LEN) as usize

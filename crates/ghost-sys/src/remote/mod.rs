@@ -9,12 +9,14 @@ mod program;
 mod puppet;
 mod section;
 mod stub;
+mod swarm;
 mod wait;
 
 pub use batch::{Arg, Batch, Call, DataRef, Executor, Label, Outcome, RemoteError, Slot};
 pub use foothold::spare_ends;
 pub use memory::{Memory, RemoteAddr};
 pub(crate) use process::ending_program;
-pub use puppet::{Entered, Puppet};
+pub use puppet::{Entered, Hints, Puppet};
 pub use section::aborts;
 pub use stub::{ForkOptions, Stub, StubLayout, THREAD_ROOM};
+pub use swarm::{Visit, visit_all};

@@ -58,11 +58,27 @@ fn escaped() -> RemoteError {
     }
 }
 
+const MAPPING: &str = "mapping the scratch area";
+const UNMAPPING: &str = "unmapping the scratch area";
 const SCRATCH_PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const SCRATCH_FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 fn scratch_len(need: usize) -> u64 {
     need.max(SCRATCH_MIN).next_power_of_two() as u64
+}
+
+/// What is known of the address space of a process before a puppet is made. Nothing goes wrong where it is not so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hints {
+    /// Where its vDSO is: start and end.
+    pub vdso: Option<(u64, u64)>,
+    /// Where nothing is mapped for [`Hints::ROOM`] bytes; 0 when that is not known.
+    pub free: u64,
+}
+
+impl Hints {
+    /// Bytes that the scratch area of a common inquiry takes, and what is left free on either side of it.
+    pub const ROOM: u64 = 256 << 10;
 }
 
 /// Runs batches in a frozen thread of a living program and leaves no trace in it.
@@ -74,16 +90,27 @@ pub struct Puppet {
     foothold: Foothold,
     /// Whether our code stands there.
     written: Cell<bool>,
-    /// Where the last scratch area was: free again now, as long as the process is frozen.
+    /// Where the last scratch area was, or the first may be: free now, as long as the process is frozen.
     last_scratch: Cell<u64>,
 }
 
 impl Puppet {
     /// Prepares to act in process `pid`, whose threads are all stopped. Touches nothing yet.
     pub fn new(pid: Pid) -> Result<Self, RemoteError> {
+        Self::with_hints(pid, &Hints::default())
+    }
+
+    /// The same where it is known already what is mapped.
+    pub fn with_hints(pid: Pid, hints: &Hints) -> Result<Self, RemoteError> {
         let memory = Memory::open(pid).map_err(step("opening the memory of the process"))?;
-        let foothold = Foothold::find(&memory, Self::code_len())?;
-        Ok(Self { memory, foothold, written: Cell::new(false), last_scratch: Cell::new(0) })
+        let known = hints.vdso.and_then(|vdso| Foothold::in_vdso(&memory, vdso, Self::code_len()));
+        let foothold = known.map_or_else(|| Foothold::find(&memory, Self::code_len()), Ok)?;
+        Ok(Self { memory, foothold, written: Cell::new(false), last_scratch: Cell::new(hints.free) })
+    }
+
+    /// The memory of the process.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Bytes at the end of an executable page that it needs at least.
@@ -131,7 +158,7 @@ impl Puppet {
         if !arch::is_native(&home) {
             return Err(step("entering a program of another instruction set")(Errno(libc::ENOEXEC)));
         }
-        Ok(Entered { puppet: self, thread, block, inside: None, abort: None, children: Vec::new() })
+        Ok(Entered { puppet: self, thread, block, inside: None, abort: None, began: None, children: Vec::new() })
     }
 
     /// Takes back everything (scratch memory, code in the unused tail) using `thread`; the process is as it was.
@@ -165,6 +192,8 @@ pub struct Entered<'p> {
     inside: Option<Inside>,
     /// What [`aborts`] says of it, if that is known already.
     pub(super) abort: Option<crate::Result<Option<u64>>>,
+    /// When the last call began whose effect is to be seen.
+    began: Option<Instant>,
     children: Vec<Pid>,
 }
 
@@ -208,11 +237,14 @@ impl Entered<'_> {
             other => other.map_err(step("reading syscall user dispatch"))?,
         };
         let p = self.puppet;
-        if !p.written.replace(true) {
-            let code = arch::slot_code(PATIENCE_SECONDS, p.blocks() - 1);
-            p.write_code(p.foothold.start, &p.foothold.marked(&code))?;
+        let (at, block) = (p.block_at(self.block), arch::block(&home, mask, dispatch));
+        if p.written.replace(true) {
+            p.write_code(at, &block)?;
+        } else {
+            let mut code = p.foothold.marked(&arch::slot_code(PATIENCE_SECONDS, p.blocks() - 1));
+            code[(at - p.foothold.start) as usize..][..block.len()].copy_from_slice(&block);
+            p.write_code(p.foothold.start, &code)?;
         }
-        p.write_code(p.block_at(self.block), &arch::block(&home, mask, dispatch))?;
         self.inside = Some(Inside { home, mask, dispatch, masked: false, scratch: (0, 0) });
         Ok(())
     }
@@ -267,15 +299,18 @@ impl Entered<'_> {
         let mut regs = arch::call_registers(&self.inside()?.home, call, nr, args);
         arch::set_scratch(&mut regs, self.puppet.block_at(self.block), 0, scratch_len);
         self.dispatch(&regs)?;
-        self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))
+        self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))?;
+        self.began = Some(Instant::now());
+        Ok(())
     }
 
-    /// Waits until the memory at `at` is mapped or not, and stops the thread. `None` when it is not certain that the call has been made.
-    fn end_seen(&mut self, what: &'static str, at: u64, mapped: bool) -> Result<Option<i64>, RemoteError> {
+    /// Waits until the memory at `at` is mapped or not, and asks the thread to stop.
+    fn halt_seen(&mut self, what: &'static str, at: u64, mapped: bool) -> Result<(), RemoteError> {
         let begin = Instant::now();
+        let mut looked = self.began;
         loop {
             // Not at once and not all the time: looking takes the lock that the call needs.
-            let look = Instant::now();
+            let look = looked.take().unwrap_or_else(Instant::now);
             while look.elapsed() < LOOK_INTERVAL {
                 std::hint::spin_loop();
             }
@@ -283,20 +318,20 @@ impl Entered<'_> {
                 break;
             }
         }
-        self.halt(what)?;
-        let regs = self.check_place()?;
-        Ok(arch::slot_result(&regs, self.puppet.foothold.start))
+        self.thread.interrupt().map_err(step(what))
     }
 
-    /// Stops the thread wherever it is.
-    fn halt(&mut self, what: &'static str) -> Result<(), RemoteError> {
+    /// Waits for the stop after [`Entered::halt_seen`]. `None` when it is not certain that the call has been made.
+    fn end_seen(&mut self, what: &'static str) -> Result<Option<i64>, RemoteError> {
         loop {
-            self.thread.interrupt().map_err(step(what))?;
             match self.next_stop(what)? {
-                Stop::Trap | Stop::Group(_) => return Ok(()),
+                Stop::Trap | Stop::Group(_) => break,
                 stop => self.pass(stop)?,
             }
+            self.thread.interrupt().map_err(step(what))?;
         }
+        let regs = self.check_place()?;
+        Ok(arch::slot_result(&regs, self.puppet.foothold.start))
     }
 
     fn wait_for_syscall_stop(&mut self, what: &'static str) -> Result<(), RemoteError> {
@@ -356,8 +391,9 @@ impl Entered<'_> {
             return Ok(());
         }
         if old_len == 0 {
-            let seen = self.start_mapping(need)?;
-            return self.end_mapping(need, seen);
+            let started = self.start_mapping(need)?;
+            self.halt_mapping(started)?;
+            return self.end_mapping(need, started);
         }
         let len = scratch_len(need);
         let args = [old, old_len, len, libc::MREMAP_MAYMOVE as u64, 0, 0];
@@ -372,7 +408,7 @@ impl Entered<'_> {
     }
 
     /// Begins to map a scratch area where the last one was; false when there was none.
-    fn start_mapping(&mut self, need: usize) -> Result<bool, RemoteError> {
+    pub(super) fn start_mapping(&mut self, need: usize) -> Result<bool, RemoteError> {
         let (last, len) = (self.puppet.last_scratch.get(), scratch_len(need));
         if last != 0 {
             let flags = SCRATCH_FLAGS | libc::MAP_FIXED_NOREPLACE;
@@ -382,17 +418,20 @@ impl Entered<'_> {
         Ok(last != 0)
     }
 
-    fn end_mapping(&mut self, need: usize, started: bool) -> Result<(), RemoteError> {
-        const WHAT: &str = "mapping the scratch area";
-        let (last, len) = (self.puppet.last_scratch.get(), scratch_len(need));
+    pub(super) fn halt_mapping(&mut self, started: bool) -> Result<(), RemoteError> {
+        if started { self.halt_seen(MAPPING, self.puppet.last_scratch.get(), true) } else { Ok(()) }
+    }
+
+    pub(super) fn end_mapping(&mut self, need: usize, started: bool) -> Result<(), RemoteError> {
+        let len = scratch_len(need);
         if started {
             // None: not made, and it will not be. An error: somebody who shares this memory has mapped something there.
-            if let Some(base @ 1..) = self.end_seen(WHAT, last, true)? {
+            if let Some(base @ 1..) = self.end_seen(MAPPING)? {
                 return self.set_scratch(base as u64, len);
             }
         }
         let args = [0, len, SCRATCH_PROT as u64, SCRATCH_FLAGS as u64, u64::MAX, 0];
-        let base = self.single(WHAT, libc::SYS_mmap, args, len)?;
+        let base = self.single(MAPPING, libc::SYS_mmap, args, len)?;
         self.set_scratch(base as u64, len)
     }
 
@@ -404,11 +443,15 @@ impl Entered<'_> {
         Ok(true)
     }
 
+    fn halt_unmapping(&mut self, started: bool) -> Result<(), RemoteError> {
+        let Some(Inside { scratch: (base, 1..), .. }) = self.inside else { return Ok(()) };
+        if started { self.halt_seen(UNMAPPING, base, false) } else { Ok(()) }
+    }
+
     fn end_unmapping(&mut self, started: bool) -> Result<(), RemoteError> {
-        const WHAT: &str = "unmapping the scratch area";
         let Some(Inside { scratch: (base, len @ 1..), .. }) = self.inside else { return Ok(()) };
-        if started && self.end_seen(WHAT, base, false)? != Some(0) {
-            self.single(WHAT, libc::SYS_munmap, [base, len, 0, 0, 0, 0], 0)?;
+        if started && self.end_seen(UNMAPPING)? != Some(0) {
+            self.single(UNMAPPING, libc::SYS_munmap, [base, len, 0, 0, 0, 0], 0)?;
         }
         if let Some(inside) = &mut self.inside {
             inside.scratch = (0, 0);
@@ -429,7 +472,7 @@ impl Entered<'_> {
     }
 
     /// Lets the thread run a program that lies in its scratch area.
-    fn start(&mut self, program: &Program) -> Result<(), RemoteError> {
+    pub(super) fn start(&mut self, program: &Program) -> Result<(), RemoteError> {
         program.write(&self.puppet.memory).map_err(step("writing a batch"))?;
         let scratch = self.inside()?.scratch;
         let regs = self.program_registers(program, 0, scratch)?;
@@ -507,12 +550,27 @@ impl Entered<'_> {
     }
 
     pub(super) fn go_home(&mut self) -> Result<(), RemoteError> {
+        let started = self.start_leaving();
+        let halted = self.halt_leaving(started);
+        self.end_leaving(halted)
+    }
+
+    /// The first step of its way home; all three are to be made, whatever came of the one before.
+    pub(super) fn start_leaving(&mut self) -> Result<bool, RemoteError> {
+        self.start_unmapping()
+    }
+
+    pub(super) fn halt_leaving(&mut self, started: Result<bool, RemoteError>) -> Result<bool, RemoteError> {
+        let started = started?;
+        self.halt_unmapping(started).map(|()| started)
+    }
+
+    pub(super) fn end_leaving(&mut self, halted: Result<bool, RemoteError>) -> Result<(), RemoteError> {
         const WHAT: &str = "leaving the thread";
         if self.inside.is_none() {
             return Ok(());
         }
-        let started = self.start_unmapping();
-        let unmapped = started.and_then(|started| self.end_unmapping(started));
+        let unmapped = halted.and_then(|started| self.end_unmapping(started));
         if matches!(unmapped, Err(RemoteError::Died(_))) {
             return unmapped;
         }
