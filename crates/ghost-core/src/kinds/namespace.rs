@@ -25,7 +25,8 @@ const SORTS: [(&str, &str); 10] = [
 /// Names the processes that are in other namespaces than ghost.
 pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
     let Ok(own) = ProcDir::own() else { return };
-    let number = |dir: &ProcDir, name: &str| dir.stat(&format!("ns/{name}")).ok().map(|s| s.st_ino);
+    // The text of the link, `mnt:[4026531841]`: to follow it the kernel would have to make the inode that it stands for.
+    let number = |dir: &ProcDir, name: &str| dir.link(&format!("ns/{name}")).ok();
     let ours = SORTS.map(|(name, _)| number(&own, name));
     let living: Vec<_> = view.processes.iter().filter(|p| !p.is_zombie()).collect();
     let all = abreast::each(&living, abreast::PROCESSES, |process| {

@@ -6,8 +6,16 @@ use crate::Pid;
 use std::os::fd::RawFd;
 
 /// The tids of its threads, ascending. The leader comes first unless the numbers have wrapped around.
+///
+/// The links of the directory tell how many there are (kernel `proc_task_getattr`): one alone has the number of its process, and the
+/// directory, which takes four calls, need not be read.
 pub fn read_threads(dir: &ProcDir) -> ProcResult<Vec<Pid>> {
-    dir.numbers("task")
+    /// `.`, `..` and a thread.
+    const LINKS_OF_ONE: u64 = 3;
+    match dir.number() {
+        Some(pid) if dir.stat("task")?.st_nlink == LINKS_OF_ONE => Ok(vec![pid]),
+        _ => dir.numbers("task"),
+    }
 }
 
 /// The descriptors that are open, ascending.
@@ -88,6 +96,21 @@ mod tests {
         assert_eq!(parse_children(b""), Ok(vec![]));
         assert!(parse_children(b"12 -3").is_err());
         assert!(parse_children(b"99999999999").is_err());
+    }
+
+    #[test]
+    fn one_thread_is_counted_and_several_are_listed() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let dir = ProcDir::open(child.id() as Pid).unwrap();
+        assert_eq!(dir.stat("task").unwrap().st_nlink, 3);
+        assert_eq!(read_threads(&dir).unwrap(), dir.numbers("task").unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(read_threads(&dir).unwrap_err().is_gone());
+        let own = ProcDir::open(std::process::id() as Pid).unwrap();
+        std::thread::scope(|s| {
+            s.spawn(|| assert!(read_threads(&own).unwrap().len() > 1));
+        });
     }
 
     #[test]

@@ -101,6 +101,9 @@ pub struct ProcDir {
     pid: Pid,
 }
 
+/// The caller's own directory.
+const OWN: &str = "/proc/self";
+
 thread_local! {
     /// The buffer that a thread reads procfs files into; taken while in use, so that reads may nest.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -123,7 +126,7 @@ impl ProcDir {
     }
     /// Opens the caller's own directory, whatever its pid is called in the procfs that is mounted.
     pub fn own() -> ProcResult<Self> {
-        let path = "/proc/self".to_owned();
+        let path = OWN.to_owned();
         let fd = open_at(libc::AT_FDCWD, &path, &path, libc::O_PATH | libc::O_DIRECTORY)?;
         Ok(Self { fd, path, pid: std::process::id() as Pid })
     }
@@ -135,6 +138,10 @@ impl ProcDir {
     /// The pid (or tid) that it was opened by.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+    /// The number under which this procfs shows the process or thread; None where that may be another than [`ProcDir::pid`].
+    pub(crate) fn number(&self) -> Option<Pid> {
+        (self.path != OWN).then_some(self.pid)
     }
     /// Opens a file of it; `flags` are `libc::O_*`, close-on-exec is always added.
     pub fn open_file(&self, name: &str, flags: i32) -> ProcResult<OwnedFd> {

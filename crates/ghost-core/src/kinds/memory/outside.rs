@@ -7,6 +7,7 @@
 //!
 //! Not refused: what nobody can write any more, since a copy of it is as good.
 
+use crate::abreast;
 use crate::error::Blocker;
 use crate::kinds::fd::external;
 use crate::kinds::fd::outside::{Holder, OPEN_FOR_WRITING, writer_first};
@@ -27,13 +28,19 @@ impl Neighbours {
     /// Looks around, if a process of this running tree has memory that matters. Nothing is touched.
     pub fn of_running(root: Pid) -> Self {
         let mut neighbours = Self::default();
-        let mut pids = vec![root];
-        let mut next = 0;
+        let mut generation = vec![root];
         let mut matters = false;
-        while let Some(&pid) = pids.get(next) {
-            next += 1;
-            matters |= neighbours.look(pid, true);
-            pids.extend(crate::freeze::children(pid).into_iter().filter(|c| !neighbours.looked_at.contains(c)));
+        while !generation.is_empty() {
+            let seen =
+                abreast::each(&generation, abreast::PROCESSES, |&pid| (look(pid, true), crate::freeze::children(pid)));
+            let mut next = Vec::new();
+            for (pid, ((mappings, nameless), children)) in generation.into_iter().zip(seen) {
+                matters |= nameless;
+                neighbours.note(pid, mappings);
+                next.extend(children);
+            }
+            next.retain(|child| !neighbours.looked_at.contains(child));
+            generation = next;
         }
         if matters {
             neighbours.look_around();
@@ -55,25 +62,18 @@ impl Neighbours {
 
     /// Looks at every process that has not been looked at.
     fn look_around(&mut self) {
-        for pid in proc::pids() {
-            if !self.looked_at.contains(&pid) {
-                self.look(pid, false);
-            }
+        let others: Vec<Pid> = proc::pids().filter(|pid| !self.looked_at.contains(pid)).collect();
+        let seen = abreast::each(&others, abreast::PROCESSES, |&pid| look(pid, false).0);
+        for (pid, mappings) in others.into_iter().zip(seen) {
+            self.note(pid, mappings);
         }
     }
 
-    /// Notes the shared mappings of a process; whether one is of an inode without a name, where that is asked.
-    fn look(&mut self, pid: Pid, nameless: bool) -> bool {
+    fn note(&mut self, pid: Pid, mappings: Vec<SharedMapping>) {
         self.looked_at.insert(pid);
-        let Ok(dir) = ProcDir::open(pid) else { return false };
-        let mappings = proc::read_shared_maps(&dir).unwrap_or_default();
-        let mut found = false;
         for mapping in mappings {
-            // Without the right to look that shows after the freeze.
-            found |= nameless && dir.stat(&mapping.map_file()).is_ok_and(|s| s.st_nlink == 0);
             self.mapped.entry((mapping.dev, mapping.inode)).or_default().push((pid, mapping));
         }
-        found
     }
 
     /// Somebody outside of the tree who has this inode mapped, now; and whether by a file that is open for writing.
@@ -90,6 +90,16 @@ impl Neighbours {
         };
         writer_first(self.mapped.get(&inode)?.iter().filter_map(has))
     }
+}
+
+/// The shared mappings of a process; whether one is of an inode without a name, where that is asked.
+fn look(pid: Pid, nameless: bool) -> (Vec<SharedMapping>, bool) {
+    let Ok(dir) = ProcDir::open(pid) else { return (Vec::new(), false) };
+    let mappings = proc::read_shared_maps(&dir).unwrap_or_default();
+    // Without the right to look that shows after the freeze.
+    let is_nameless = |m: &SharedMapping| dir.stat(&m.map_file()).is_ok_and(|s| s.st_nlink == 0);
+    let found = nameless && mappings.iter().any(is_nameless);
+    (mappings, found)
 }
 
 /// Who has mapped what, looked for once for a view.
