@@ -15,7 +15,7 @@ use crate::export::ExportCx;
 use crate::import::ImportCx;
 use ghost_image::record as rec;
 use ghost_sys::ptrace::Stopped;
-use ghost_sys::remote::{Batch, Memory, RemoteAddr};
+use ghost_sys::remote::{Batch, DataRef, Label, Memory, RemoteAddr};
 use ghost_sys::{Errno, Pid, nr};
 use std::collections::HashSet;
 
@@ -140,15 +140,17 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
         let pids = std::mem::take(&mut cx.pids);
         let batch = &mut cx.building[index].batch;
+        let (ignored, default) = (action_data(batch, [SIG_IGN, 0, 0, 0]), action_data(batch, [0; 4]));
         for signal in (1..=64_u32).filter(|s| ![libc::SIGKILL as u32, libc::SIGSTOP as u32].contains(s)) {
             let action = record.actions.iter().find(|a| a.signal == signal);
             if signal == libc::SIGTRAP as u32 && action.is_none() {
                 // Nobody sends it to a process under construction, and its batches are faster with the default.
                 continue;
             }
-            ignore(batch, signal);
+            set_action(batch, signal, ignored);
             // A process that shares its actions with an earlier one sets them again: it has its own queue to empty.
-            set_action(batch, signal, action.map_or([0; 4], |a| [a.handler, a.flags, a.restorer, a.mask]));
+            let own = action.map(|a| action_data(batch, [a.handler, a.flags, a.restorer, a.mask]));
+            set_action(batch, signal, own.unwrap_or(default));
         }
         queue(batch, &record.pending, pid, None, &|p| pids.get(&p).copied().unwrap_or(p));
         cx.pids = pids;
@@ -164,12 +166,11 @@ pub(super) fn hold_traps(thread: &Stopped, pending: &[rec::SigInfo]) -> Result<(
     Ok(())
 }
 
-fn ignore(batch: &mut Batch, signal: u32) {
-    set_action(batch, signal, [SIG_IGN, 0, 0, 0]);
+fn action_data(batch: &mut Batch, words: [u64; 4]) -> DataRef {
+    batch.data(&words.map(u64::to_ne_bytes).concat())
 }
 
-fn set_action(batch: &mut Batch, signal: u32, words: [u64; 4]) {
-    let data = batch.data(&words.map(u64::to_ne_bytes).concat());
+fn set_action(batch: &mut Batch, signal: u32, data: DataRef) {
     let args = [signal.into(), data.into(), 0.into(), 8.into()];
-    batch.call(format!("rt_sigaction of signal {signal}"), nr::RT_SIGACTION, &args);
+    batch.call(Label::Number("rt_sigaction of signal", signal.into()), nr::RT_SIGACTION, &args);
 }

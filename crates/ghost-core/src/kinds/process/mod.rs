@@ -91,7 +91,10 @@ impl Read {
     fn of(process: &ProcessView) -> Result<Self, KindError> {
         let (pid, dir) = (process.pid, &process.dir);
         let filter = optional(proc::read_coredump_filter(dir)).step_on(pid, String::new, "reading coredump_filter")?;
-        let autogroup = proc::read_autogroup(dir).step_on(pid, String::new, "reading autogroup")?;
+        // It is the session's, and set through its leader.
+        let leads = process.stat.sid == pid;
+        let autogroup = if leads { proc::read_autogroup(dir) } else { Ok(None) };
+        let autogroup = autogroup.step_on(pid, String::new, "reading autogroup")?;
         Ok(Self {
             limits: limits::export(process)?,
             oom_score_adj: proc::read_oom_score_adj(dir).step_on(pid, String::new, "reading oom_score_adj")?,
@@ -114,10 +117,11 @@ fn optional<T>(read: ProcResult<T>) -> Result<Option<T>, proc::ProcError> {
 /// Sets what a process has for all its threads, but what must wait for its credentials ([`last`]).
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
+    // All were made by the first, directly or not, and have what it has.
+    let Some(first) = cx.building.first() else { return Ok(()) };
+    let now = Outside::of(first.pid).map_err(|e| e.on(model.processes[0].pid, ""))?;
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
-        let on = |e: KindError| e.on(record.pid, "");
-        let dir = ProcDir::open(cx.building[index].pid).step("opening a new process").map_err(on)?;
-        outside(cx, index, &dir).map_err(on)?;
+        outside(cx, index, &now).map_err(|e| e.on(record.pid, ""))?;
         let batch = &mut cx.building[index].batch;
         let mut set = |label: &'static str, option: i32, a: u32, b: u32| {
             batch.call(label, nr::PRCTL, &[option.into(), a.into(), b.into(), 0.into(), 0.into()]);
@@ -165,35 +169,54 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
     }
     // Last, since a new root hides /proc.
-    fs::finish(cx)?;
-    cx.flush_all()
+    fs::finish(cx)
+}
+
+/// What procfs takes from outside, as new processes have it.
+struct Outside {
+    oom_score_adj: i32,
+    coredump_filter: Option<u32>,
+    loginuid: Option<u32>,
+}
+
+impl Outside {
+    fn of(pid: Pid) -> Result<Self, KindError> {
+        let dir = ProcDir::open(pid).step("opening a new process")?;
+        Ok(Self {
+            oom_score_adj: proc::read_oom_score_adj(&dir).step("reading oom_score_adj")?,
+            coredump_filter: proc::read_coredump_filter(&dir).step("reading coredump_filter")?,
+            loginuid: optional(proc::read_loginuid(&dir)).step("reading loginuid")?,
+        })
+    }
 }
 
 /// Sets what procfs takes from outside.
-fn outside(cx: &mut ImportCx<'_>, index: usize, dir: &ProcDir) -> Result<(), KindError> {
+fn outside(cx: &mut ImportCx<'_>, index: usize, now: &Outside) -> Result<(), KindError> {
     let record = &cx.model.processes[index];
+    let pid = cx.building[index].pid;
+    let dir = || ProcDir::open(pid);
     let mut note = |subject: &str, text: String| {
         cx.notes.push(rec::Note { pid: record.pid, kind: "process".into(), subject: subject.into(), text });
     };
-    let now = proc::read_oom_score_adj(dir).step("reading oom_score_adj")?;
-    if now != record.oom_score_adj
-        && let Err(e) = dir.write("oom_score_adj", record.oom_score_adj.to_string().as_bytes())
+    if now.oom_score_adj != record.oom_score_adj
+        && let Err(e) = dir().and_then(|d| d.write("oom_score_adj", record.oom_score_adj.to_string().as_bytes()))
     {
-        note("oom_score_adj", format!("it stays {now} instead of {}: {e}", record.oom_score_adj));
+        let text = format!("it stays {} instead of {}: {e}", now.oom_score_adj, record.oom_score_adj);
+        note("oom_score_adj", text);
     }
-    if proc::read_coredump_filter(dir).step("reading coredump_filter")? != Some(record.coredump_filter) {
+    if now.coredump_filter != Some(record.coredump_filter) {
         let text = format!("{:#x}", record.coredump_filter);
-        dir.write("coredump_filter", text.as_bytes()).step("setting its coredump_filter")?;
+        let written = dir().and_then(|d| d.write("coredump_filter", text.as_bytes()));
+        written.step("setting its coredump_filter")?;
     }
     if record.autogroup_nice != 0 && record.sid == record.pid {
         let nice = record.autogroup_nice;
-        if let Err(e) = dir.write("autogroup", nice.to_string().as_bytes()) {
+        if let Err(e) = dir().and_then(|d| d.write("autogroup", nice.to_string().as_bytes())) {
             note("autogroup", format!("its session has nice 0 instead of {nice}: {e}"));
         }
     }
-    let login = optional(proc::read_loginuid(dir)).step("reading loginuid")?;
     let wanted = if record.loginuid_set != 0 { record.loginuid } else { NO_LOGIN };
-    if login.is_some_and(|now| now != wanted) && record.loginuid_set != 0 {
+    if now.loginuid.is_some_and(|now| now != wanted) && record.loginuid_set != 0 {
         // The kernel lets only the process itself do it; once, or with CAP_AUDIT_CONTROL.
         let mut batch = Batch::new();
         let (path, text) = (batch.c_string(b"/proc/self/loginuid"), batch.data(wanted.to_string().as_bytes()));
