@@ -119,6 +119,46 @@ pub(super) const VICTIMS: &[Victim] = &[
         same_bytes("data back", b"back", &fd::read(c, 100)?)?;
         serves("a new client", f, SOCK_STREAM, &path)?;
     }),
+    row!("connected-abstract-in-one", [NAMED], |s| {
+        // All ends in one process, by a name that is no file: a client without a name, one with a name, one that has gone.
+        let nameless = sock::Addr((libc::AF_UNIX as u16).to_ne_bytes().to_vec());
+        for kind in [SOCK_STREAM, SOCK_SEQPACKET] {
+            let [server, own] = ["server", "own"].map(|what| sock::unix(&abstract_name(what)));
+            let l = sock::socket(libc::AF_UNIX, kind, 0)?;
+            sock::bind(l, &server)?;
+            sock::listen(l, 5)?;
+            let connect = |own: Option<&sock::Addr>| {
+                let c = sock::socket(libc::AF_UNIX, kind, 0)?;
+                if let Some(own) = own {
+                    sock::bind(c, own)?;
+                }
+                sock::connect(c, &server)?;
+                Ok::<_, crate::kit::Errno>((c, sock::accept(l, 0)?))
+            };
+            let (plain, named, gone) = (connect(None)?, connect(Some(&own))?, connect(None)?);
+            fd::write_full(gone.0, b"last words")?;
+            fd::close(gone.0)?;
+            s.keep(&format!("names {kind}"), move || {
+                [l, plain.0, plain.1, named.0, named.1, gone.1].map(|f| (sock::local(f).ok(), sock::peer(f).ok()))
+            });
+            same("name of one accepted", server.clone(), sock::local(plain.1)?)?;
+            same("peer of one accepted", nameless.clone(), sock::peer(plain.1)?)?;
+            same("peer of one accepted from a name", own, sock::peer(named.1)?)?;
+            if kind == SOCK_STREAM {
+                continue;
+            }
+            s.wait();
+            for (a, b) in [plain, named] {
+                fd::write_full(a, b"through")?;
+                same_bytes("data", b"through", &fd::read(b, 100)?)?;
+            }
+            same_bytes("what was left", b"last words", &fd::read(gone.1, 100)?)?;
+            same("end", 0, fd::read(gone.1, 100)?.len())?;
+            let another = connect(None)?;
+            fd::write_full(another.1, b"new")?;
+            same_bytes("data of a new client", b"new", &fd::read(another.0, 100)?)?;
+        }
+    }),
     row!("connected-as-another-user", [NAMED, Flag::SamePid], |s| {
         // Both ends belong to a user that may not do much, as a database and its client.
         let path = name(s, "n");

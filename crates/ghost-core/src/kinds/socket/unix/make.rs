@@ -37,6 +37,13 @@ pub fn import(cx: &mut ImportCx<'_>, made: &mut HashMap<u32, OwnedFd>) -> Result
     let mut order: Vec<u32> = sockets.keys().copied().collect();
     order.sort_unstable();
     let mut later = Later { any: !order.is_empty(), ..Later::default() };
+    let listening: HashSet<&[u8]> = sockets
+        .values()
+        .filter(|(_, s)| s.state() == SocketState::Listening && is_abstract(&s.local))
+        .map(|(_, s)| s.local.as_slice())
+        .collect();
+    // It was accepted: a name that is not a file's has one owner, who listens.
+    let accepted = |s: &rec::Socket| s.r#type != DGRAM && listening.contains(s.local.as_slice());
     let mut plain_pairs = Vec::new();
     let mut paired = HashSet::new();
     for &id in &order {
@@ -48,14 +55,24 @@ pub fn import(cx: &mut ImportCx<'_>, made: &mut HashMap<u32, OwnedFd>) -> Result
         let connected = socket.state() == SocketState::Connected;
         match peer {
             Some((other, peer)) if connected && id != other.id => {
-                if by_name(socket, peer) {
-                    let (a, b) = connection(cx, socket, peer).map_err(|e| on(cx, file, e))?;
+                if by_name(socket, peer) || accepted(socket) != accepted(peer) {
+                    let is_client =
+                        if accepted(socket) == accepted(peer) { socket.local.is_empty() } else { accepted(peer) };
+                    let (server, client) = if is_client { (peer, socket) } else { (socket, peer) };
+                    let ends = connection(cx, server, client).map_err(|e| on(cx, file, e))?;
+                    let (a, b) = if is_client { (ends.1, ends.0) } else { ends };
                     made.insert(id, a);
                     made.insert(other.id, b);
                 } else {
                     paired.extend([id, other.id]);
                     plain_pairs.push((id, Some(other.id), socket));
                 }
+            }
+            _ if connected && socket.peer_closed && accepted(socket) => {
+                let gone = rec::Socket { peer_cred: socket.peer_cred.clone(), ..rec::Socket::default() };
+                let (near, far) = connection(cx, socket, &gone).map_err(|e| on(cx, file, e))?;
+                made.insert(id, near);
+                later.far.insert(id, far);
             }
             _ if connected && socket.peer_closed => plain_pairs.push((id, None, socket)),
             _ => {
@@ -210,9 +227,17 @@ fn make_pairs(
     Ok(())
 }
 
-/// Makes a connection as it was made: who has the name was accepted by one that listened under it.
-fn connection(cx: &mut ImportCx<'_>, a: &rec::Socket, b: &rec::Socket) -> Result<(OwnedFd, OwnedFd), KindError> {
-    let (server, client, swapped) = if a.local.is_empty() { (b, a, true) } else { (a, b, false) };
+/// Whether a name is not that of a file.
+fn is_abstract(address: &[u8]) -> bool {
+    address.len() > 2 && address[2] == 0
+}
+
+/// Makes a connection as it was made: who has the name was accepted by one that listened under it. Gives the end of the server first.
+fn connection(
+    cx: &mut ImportCx<'_>,
+    server: &rec::Socket,
+    client: &rec::Socket,
+) -> Result<(OwnedFd, OwnedFd), KindError> {
     let socket = || sock::socket(AF_UNIX as i32, server.r#type as i32, 0).step("making a socket");
     let (listener, connecting) = (socket()?, socket()?);
     let reach = if sock::unix_path(&server.local).is_some() {
@@ -225,7 +250,7 @@ fn connection(cx: &mut ImportCx<'_>, a: &rec::Socket, b: &rec::Socket) -> Result
     listen_as(cx, client.peer_cred.as_ref(), listener.as_fd(), 1)?;
     connect_as(cx, server.peer_cred.as_ref(), connecting.as_fd(), Some(&reach))?;
     let accepted = sock::accept(listener.as_fd()).step("accepting the connection")?;
-    Ok(if swapped { (connecting, accepted) } else { (accepted, connecting) })
+    Ok((accepted, connecting))
 }
 
 fn listen_as(
@@ -290,8 +315,12 @@ fn bind(
     let Some(name) = sock::unix_path(&socket.local) else {
         let text = || format!("binding the abstract name {}", String::from_utf8_lossy(&socket.local[3..]));
         match sock::bind(fd.as_fd(), &socket.local) {
-            // An accepted socket shares the name of the one that listens.
-            Err(Errno(98)) if socket.state() == SocketState::Connected => {}
+            // An accepted socket shares the name of one that listens, which is elsewhere.
+            Err(Errno(98)) if socket.state() == SocketState::Connected => {
+                let text = "has no name any more: it was accepted by one that listens outside of the tree";
+                cx.notes.push(note(0, "unix", String::from_utf8_lossy(&socket.local[3..]), text));
+                return Ok(());
+            }
             other => other
                 .step(text())
                 .map_err(|e| e.advise("end whoever has the name now: perhaps the original still runs"))?,
