@@ -461,6 +461,13 @@ pub fn has_ended(pid: Pid) -> bool {
     status.map_or(true, |s| s.is_dead())
 }
 
+/// The parent of a process in words, if there is one to be seen: ` pid 12 (bash)`.
+pub fn parent_of(pid: Pid) -> String {
+    let stat = |pid| ghost_sys::proc::ProcDir::open(pid).and_then(|d| ghost_sys::proc::read_stat(&d)).ok();
+    let parent = stat(pid).filter(|s| s.ppid > 0).and_then(|s| stat(s.ppid));
+    parent.map_or_else(String::new, |p| format!(", pid {} ({}),", p.pid, String::from_utf8_lossy(&p.comm)))
+}
+
 /// Whether a process, a thread or a zombie has this pid here.
 pub fn pid_in_use(pid: Pid) -> bool {
     pid > 0 && std::path::Path::new(&format!("/proc/{pid}")).exists()

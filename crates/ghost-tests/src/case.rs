@@ -238,12 +238,12 @@ impl Case {
         self.runner.start(&ghost, &args, stdin, stdout)
     }
 
-    /// Waits for the two ends of a transfer; both must succeed.
-    pub fn both(&mut self, out: Running, into: Running) -> Result<(), String> {
+    /// Waits for the two ends of a transfer; both must succeed. What the first said.
+    pub fn both(&mut self, out: Running, into: Running) -> Result<Done, String> {
         let (a, b) = (self.runner.expect_of(0, out), self.runner.expect_of(0, into));
         match (a, b) {
             (Err(a), Err(b)) => Err(format!("{a}\n{b}")),
-            (a, b) => a.and(b).map(drop),
+            (a, b) => a.and_then(|a| b.map(|_| a)),
         }
     }
 

@@ -122,8 +122,11 @@ impl Mechanism {
                 let pidfile = case.file("pidfile");
                 let into = case.start(&["receive", &url, "--detach", "--pidfile", &pidfile], case.stdin()?, None)?;
                 case.listens(&url)?;
-                let out = case.start(&["migrate", &pid, &url], Stdio::null(), None)?;
-                case.both(out, into)?;
+                let out = case.start(&["migrate", &pid, &url, "--json"], Stdio::null(), None)?;
+                let said = case.both(out, into)?.stdout;
+                if !said.contains(&format!("\"pid_there\":{pid}")) {
+                    return Err(format!("migrate does not say that it runs as pid {pid} there: {said}"));
+                }
                 case.is_killed()?;
                 case.came_back()?;
             }

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 /// How many times over a silence is borne after COMMIT.
 const PATIENCE: u32 = 5;
 /// For how long pids may stay taken after the source has said that its processes have ended: until their parents have waited for them.
-const REAPING: Duration = Duration::from_secs(30);
+const REAPING: Duration = Duration::from_secs(10);
 /// The same when it has hung up without a word.
 const PARTING: Duration = Duration::from_secs(1);
 
 const UNTOUCHED: &str = "nothing was touched";
+const ENDED_HERE: &str = "the process has ended here; the other side has its ghost";
 const RUNS_HERE: &str = "the process runs again here; nothing is left there";
 
 fn failed(pid: Pid, what: KindError, aftermath: &str) -> Error {
@@ -72,10 +73,10 @@ pub fn migrate(
     // Dropping `exporting` on any of these errors lets the source run on.
     exporting.write(&mut *to_peer)?;
     to_peer.flush().map_err(|e| failed(pid, wire("sending the ghost")(e), RUNS_HERE))?;
-    match hear(from_peer).map_err(|e| failed(pid, wire("waiting for PREPARED")(e), RUNS_HERE))? {
-        Word::Prepared(_) => {}
+    let shares_pids = match hear(from_peer).map_err(|e| failed(pid, wire("waiting for PREPARED")(e), RUNS_HERE))? {
+        Word::Prepared(shares_pids) => shares_pids,
         word => return Err(failed(pid, unexpected("building it there", &word), RUNS_HERE)),
-    }
+    };
     ghost_core::failpoint::hit("migrate.prepared").map_err(|e| failed(pid, e, RUNS_HERE))?;
     // Should this ghost die from here on, nobody would end the source once it runs there: it must not run on by itself.
     exporting.stay_stopped();
@@ -94,7 +95,14 @@ pub fn migrate(
             let report = exporting.end(After::Kill)?;
             // Who does not wait for it may have hung up.
             let _ = say(to_peer, &Word::Gone);
-            Ok((report, there))
+            match shares_pids.then(|| hear(from_peer)) {
+                Some(Ok(Word::Running(there))) => Ok((report, there)),
+                Some(Ok(Word::Failed(why))) => {
+                    Err(failed(pid, unexpected("letting it run there", &Word::Failed(why)), ENDED_HERE))
+                }
+                // It has built it before, or says no more.
+                _ => Ok((report, there)),
+            }
         }
         // It was not able to let it run, undid it, and says so.
         Ok(Word::Failed(why)) => {
@@ -239,6 +247,8 @@ fn take_over(
     match built {
         Ok(restored) => {
             let _ = std::fs::remove_file(&path);
+            // The source waits for this word, or has hung up.
+            let _ = say(to_peer, &Word::Running(restored.root));
             Ok(restored)
         }
         Err(e) => Err(with_aftermath(
@@ -265,12 +275,14 @@ fn wait_until_gone(root: Pid, parted: &Mutex<Option<(Instant, bool)>>) -> Result
             return Ok(left.max(PARTING));
         }
         if left.is_zero() {
-            let why = if ghost_core::import::has_ended(root) {
-                format!("pid {root} has ended, but its parent has not waited for it")
-            } else {
-                format!("the other side has not ended it: pid {root} is still there")
-            };
-            return Err(KindError::conflict("waiting for its pids", why));
+            const STEP: &str = "waiting for its pids";
+            if !ghost_core::import::has_ended(root) {
+                let why = format!("the other side has not ended it: pid {root} is still there");
+                return Err(KindError::conflict(STEP, why));
+            }
+            let parent = ghost_core::import::parent_of(root);
+            let why = format!("pid {root} has ended, but its parent{parent} has not waited for it");
+            return Err(KindError::conflict(STEP, why).advise("end that parent, or receive with --pid new or --pid ns"));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
