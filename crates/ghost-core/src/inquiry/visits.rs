@@ -2,7 +2,7 @@
 
 use super::{Answers, ProcessAnswers, ProcessQuestions, ThreadAnswers, ThreadQuestions};
 use crate::abreast;
-use crate::error::{Blocker, Context, KindError};
+use crate::error::{Blocker, Cause, Context, KindError};
 use crate::freeze::{FrozenProcess, FrozenThread, FrozenTree};
 use crate::kinds::memory::{ask, ldt, secret};
 use crate::kinds::thread::encode;
@@ -79,7 +79,8 @@ impl Answers {
                     let table = ldt::read(threads[0].1, puppet);
                     answers.memory.ldt = table.map_err(|e| e.on(subject.process.pid, "its local descriptor table"))?;
                 }
-                subject.ask_more(view, &threads, puppet, (&mut witnesses, &sets), answers)?;
+                let more = subject.ask_more(view, &threads, puppet, (&mut witnesses, &sets), answers);
+                more.map_err(unasked_later)?;
                 let first = threads[0].1;
                 asking.puppet.finish(first).step_on(subject.process.pid, String::new, "leaving no trace in it")?;
             }
@@ -240,6 +241,16 @@ fn hints(smaps: &[Smap]) -> Hints {
         !is_far && next.mapping.start - end >= 3 * Hints::ROOM
     });
     Hints { vdso, free: gap.map_or(0, |(_, next)| next.mapping.start - 2 * Hints::ROOM) }
+}
+
+/// The same of a question that came after the first, in a thread whose limits may be others.
+fn unasked_later(e: KindError) -> KindError {
+    match e.cause {
+        Cause::Remote(why @ RemoteError::Step { errno: Errno(libc::ENOMEM | libc::EAGAIN), .. }) => {
+            unasked(why).on(e.pid, e.subject)
+        }
+        cause => KindError { cause, ..e },
+    }
 }
 
 /// What an inquiry ended with. One that finds no room for its few pages can't be helped by ghost: it must not raise a limit that

@@ -138,8 +138,12 @@ pub(super) const VICTIMS: &[Victim] = &[
             let (plain, named, gone) = (connect(None)?, connect(Some(&own))?, connect(None)?);
             fd::write_full(gone.0, b"last words")?;
             fd::close(gone.0)?;
+            let left = connect(None)?;
+            fd::write_full(left.1, b"last answer")?;
+            fd::close(left.1)?;
             s.keep(&format!("names {kind}"), move || {
-                [l, plain.0, plain.1, named.0, named.1, gone.1].map(|f| (sock::local(f).ok(), sock::peer(f).ok()))
+                [l, plain.0, plain.1, named.0, named.1, gone.1, left.0]
+                    .map(|f| (sock::local(f).ok(), sock::peer(f).ok()))
             });
             same("name of one accepted", server.clone(), sock::local(plain.1)?)?;
             same("peer of one accepted", nameless.clone(), sock::peer(plain.1)?)?;
@@ -154,6 +158,7 @@ pub(super) const VICTIMS: &[Victim] = &[
             }
             same_bytes("what was left", b"last words", &fd::read(gone.1, 100)?)?;
             same("end", 0, fd::read(gone.1, 100)?.len())?;
+            same_bytes("what was left for a client", b"last answer", &fd::read(left.0, 100)?)?;
             let another = connect(None)?;
             fd::write_full(another.1, b"new")?;
             same_bytes("data of a new client", b"new", &fd::read(another.0, 100)?)?;

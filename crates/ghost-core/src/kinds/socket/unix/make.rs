@@ -68,11 +68,36 @@ pub fn import(cx: &mut ImportCx<'_>, made: &mut HashMap<u32, OwnedFd>) -> Result
                     plain_pairs.push((id, Some(other.id), socket));
                 }
             }
-            _ if connected && socket.peer_closed && accepted(socket) => {
-                let gone = rec::Socket { peer_cred: socket.peer_cred.clone(), ..rec::Socket::default() };
-                let (near, far) = connection(cx, socket, &gone).map_err(|e| on(cx, file, e))?;
-                made.insert(id, near);
-                later.far.insert(id, far);
+            _ if connected && socket.peer_closed && (accepted(socket) || is_named_client(socket)) => {
+                let gone = rec::Socket {
+                    peer_cred: socket.peer_cred.clone(),
+                    local: socket.peer.clone(),
+                    r#type: socket.r#type,
+                    ..rec::Socket::default()
+                };
+                let ends = if accepted(socket) {
+                    connection(cx, socket, &gone).and_then(|(server, client)| {
+                        let named = match gone.local.len() {
+                            ..=2 => Ok(()),
+                            _ if is_abstract(&gone.local) => sock::bind(client.as_fd(), &gone.local),
+                            _ => sock::bind_hidden(client.as_fd(), &gone.local).map(drop),
+                        };
+                        named.step("binding a name apart").map(|()| (server, client))
+                    })
+                } else {
+                    connection(cx, &gone, socket).map(|(server, client)| (client, server))
+                };
+                match ends {
+                    Ok((near, far)) => {
+                        made.insert(id, near);
+                        later.far.insert(id, far);
+                    }
+                    Err(e) => {
+                        let text = format!("no longer knows the name of the other end, which is closed ({e})");
+                        cx.notes.push(note(0, "unix", crate::kinds::fd::describe(cx.model, file), text));
+                        plain_pairs.push((id, None, socket));
+                    }
+                }
             }
             _ if connected && socket.peer_closed => plain_pairs.push((id, None, socket)),
             _ => {
@@ -225,6 +250,11 @@ fn make_pairs(
         }
     }
     Ok(())
+}
+
+/// Whether it was connected to a name, and has none itself.
+fn is_named_client(socket: &rec::Socket) -> bool {
+    socket.r#type != DGRAM && socket.local.is_empty() && socket.peer.len() > 2
 }
 
 /// Whether a name is not that of a file.
