@@ -48,6 +48,20 @@ pub fn set_attributes(tid: Pid, attr: &SchedAttr) -> Result<()> {
     cvt(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const attr, 0) }).map(drop)
 }
 
+/// Nice value of a thread, whatever its policy: one that is scheduled in real time keeps it for afterwards, where
+/// [`attributes`] tells 0.
+pub fn nice(tid: Pid) -> Result<i32> {
+    // SAFETY: takes numbers only. The raw call answers 20 less the value, which is never negative.
+    let raised = cvt(unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid) })?;
+    Ok(20 - raised as i32)
+}
+
+/// Sets it.
+pub fn set_nice(tid: Pid, value: i32) -> Result<()> {
+    // SAFETY: takes numbers only.
+    cvt(unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, tid, value) }).map(drop)
+}
+
 /// The processors it may run on, as a bit mask of as many bytes as the kernel keeps.
 pub fn affinity(tid: Pid) -> Result<Vec<u8>> {
     let mut mask = vec![0_u64; 128];

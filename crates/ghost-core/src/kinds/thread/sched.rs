@@ -39,7 +39,7 @@ pub(super) fn export(tid: Pid, fair_slice: u64, all_cpus: u32) -> Result<rec::Sc
     Ok(rec::Sched {
         policy: a.policy,
         flags: a.flags,
-        nice: a.nice,
+        nice: if FAIR.contains(&a.policy) { a.nice } else { sched::nice(tid)? },
         priority: a.priority,
         runtime_ns: if own_slice { a.runtime } else { 0 },
         deadline_ns: a.deadline,
@@ -96,6 +96,13 @@ pub(super) fn import(tid: Pid, wanted: &rec::Sched, has: &Now, note: &mut dyn Fn
             subject("scheduling"),
             format!("policy {} with nice {} and priority {}: {e}", attr.policy, attr.nice, attr.priority),
         );
+    }
+    // The policy has no use for it, but for those that come after it.
+    if !FAIR.contains(&attr.policy)
+        && sched::nice(tid) != Ok(attr.nice)
+        && let Err(e) = sched::set_nice(tid, attr.nice)
+    {
+        note(subject("nice value"), format!("{}: {e}", attr.nice));
     }
     if has.io_priority != Ok(wanted.ioprio as i32)
         && let Err(e) = sched::set_io_priority(tid, wanted.ioprio as i32)

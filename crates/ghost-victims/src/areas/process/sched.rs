@@ -39,6 +39,19 @@ pub(super) const VICTIMS: &[Victim] = &[
     victim("sched-rr", |v| {
         policy(v, SchedAttr { policy: libc::SCHED_RR as u32, priority: 7, flags: RESET_ON_FORK, ..Default::default() });
     }),
+    victim("sched-rr-and-back", |v| {
+        // The nice value is kept for when the thread is an ordinary one again.
+        must!(setpriority(libc::PRIO_PROCESS, 0, 6));
+        let param = libc::sched_param { sched_priority: 3 };
+        if call!(sched_setscheduler(0, libc::SCHED_RR, &param)) == -1 {
+            v.skip("real time needs CAP_SYS_NICE");
+        }
+        v.keep("getpriority", || call!(getpriority(libc::PRIO_PROCESS, 0)));
+        v.wait();
+        let param = libc::sched_param { sched_priority: 0 };
+        must!(sched_setscheduler(0, libc::SCHED_OTHER, &param));
+        v.eq("nice afterwards", 6, get().nice);
+    }),
     victim("sched-deadline", |v| {
         let (runtime, deadline, period) = (1_000_000, 20_000_000, 40_000_000);
         policy(v, SchedAttr { policy: libc::SCHED_DEADLINE as u32, runtime, deadline, period, ..Default::default() });
