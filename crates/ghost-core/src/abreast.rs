@@ -12,6 +12,9 @@ const THREADS: usize = 8;
 /// Processes of which each has some files of procfs to be read: from here on other threads are worth their start.
 pub const PROCESSES: usize = 8;
 
+/// Threads of a process of which each has a file or two to be read: the same.
+pub const TASKS: usize = 32;
+
 /// How many threads there can be work for: CPUs that this thread may run on.
 pub fn threads() -> usize {
     rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize).clamp(1, THREADS)
@@ -25,12 +28,18 @@ pub fn each<T: Sync, R: Send>(items: &[T], worth: usize, work: impl Fn(&T) -> R 
     }
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<Option<R>>> = Mutex::new(items.iter().map(|_| None).collect());
+    // Many small ones are taken together, but not so many that one thread would still be at it when the others have nothing left.
+    let at_once = (items.len() / (8 * count)).max(1);
     let take = || {
-        while let Some((at, item)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, items.get(at)?)))
+        while let Some((at, some)) = Some(next.fetch_add(at_once, Ordering::Relaxed))
+            .and_then(|at| Some((at, items.get(at..(at + at_once).min(items.len()))?)))
+            .filter(|(_, some)| !some.is_empty())
         {
-            let result = work(item);
-            done.lock().expect("nobody panics while holding it")[at] = Some(result);
+            let results: Vec<R> = some.iter().map(&work).collect();
+            let mut done = done.lock().expect("nobody panics while holding it");
+            for (place, result) in done[at..].iter_mut().zip(results) {
+                *place = Some(result);
+            }
         }
     };
     std::thread::scope(|scope| {

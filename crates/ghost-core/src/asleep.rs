@@ -27,7 +27,33 @@ pub struct Asleep {
     pub age_ns: Option<i64>,
 }
 
-/// Looks at sleeping threads; keeps what it learns about the clocks of the CPUs.
+/// What was seen of a thread that is about to be stopped, by anybody.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Glimpse {
+    nr: i64,
+    /// Where its age matters and is told: its CPU, when it gave that away by its clock, and when we looked by ours.
+    since: Option<(i32, i64, i64)>,
+}
+
+/// Looks at a thread that is about to be stopped; None when the stop will tell all there is to know.
+pub(crate) fn look(process: &ProcDir, tid: Pid) -> Option<Glimpse> {
+    let call = process.parse(&format!("task/{tid}/syscall"), proc::parse_syscall).ok()?;
+    let InSyscall::Call { nr, args, .. } = call else { return None };
+    let real = if nr == libc::SYS_restart_syscall { restarted(process, tid, &args)? } else { nr };
+    let needs_age = crate::detour::needs_age(real, &args);
+    if nr == real && !needs_age {
+        return None;
+    }
+    Some(Glimpse { nr: real, since: if needs_age { since(process, tid) } else { None } })
+}
+
+fn since(process: &ProcDir, tid: Pid) -> Option<(i32, i64, i64)> {
+    let stat = process.parse(&format!("task/{tid}/stat"), proc::parse_stat).ok()?;
+    let since = process.with_bytes(&format!("task/{tid}/sched"), exec_start).ok()??;
+    Some((stat.processor, since, clock::monotonic_ns()))
+}
+
+/// Tells how old sleeps are; keeps what it learns about the clocks of the CPUs.
 #[derive(Debug, Default)]
 pub(crate) struct Sampler {
     /// CLOCK_MONOTONIC less the clock of each CPU.
@@ -38,29 +64,20 @@ pub(crate) struct Sampler {
 const FIRST_ADDRESS: u64 = 4096;
 
 impl Sampler {
-    /// Looks at a thread that is about to be stopped; None when the stop will tell all there is to know.
-    pub(crate) fn look(&mut self, process: &ProcDir, tid: Pid) -> Option<Asleep> {
-        let call = process.parse(&format!("task/{tid}/syscall"), proc::parse_syscall).ok()?;
-        let InSyscall::Call { nr, args, .. } = call else { return None };
-        let real = if nr == libc::SYS_restart_syscall { restarted(process, tid, &args)? } else { nr };
-        let needs_age = crate::detour::needs_age(real, &args);
-        if nr == real && !needs_age {
-            return None;
-        }
-        Some(Asleep { nr: real, age_ns: if needs_age { self.age_ns(process, tid) } else { None } })
+    /// What a glimpse says.
+    pub(crate) fn read(&mut self, glimpse: Glimpse) -> Asleep {
+        Asleep { nr: glimpse.nr, age_ns: glimpse.since.and_then(|since| self.age_ns(since)) }
     }
 
-    fn age_ns(&mut self, process: &ProcDir, tid: Pid) -> Option<i64> {
-        let stat = process.parse(&format!("task/{tid}/stat"), proc::parse_stat).ok()?;
-        let since = process.with_bytes(&format!("task/{tid}/sched"), exec_start).ok()??;
-        let ahead = *self.ahead.entry(stat.processor).or_insert_with(|| calibrate(stat.processor));
-        Some((clock::monotonic_ns() - ahead? - since).max(0))
+    fn age_ns(&mut self, (cpu, since, seen): (i32, i64, i64)) -> Option<i64> {
+        let ahead = *self.ahead.entry(cpu).or_insert_with(|| calibrate(cpu));
+        Some((seen - ahead? - since).max(0))
     }
 }
 
 /// Which call a thread in `restart_syscall` goes on with: the kernel has four that it restarts so.
 fn restarted(process: &ProcDir, tid: Pid, args: &[u64; 6]) -> Option<i64> {
-    let place = process.thread(tid).and_then(|d| proc::read_wchan(&d)).ok()??;
+    let place = process.parse(&format!("task/{tid}/wchan"), proc::parse_wchan).ok()??;
     Some(if place.contains("futex") {
         libc::SYS_futex
     } else if place.contains("poll") {
@@ -169,7 +186,7 @@ mod tests {
         }
         let began = std::time::Instant::now();
         std::thread::sleep(Duration::from_millis(300));
-        let age = Sampler::default().age_ns(&dir, child.id() as Pid);
+        let age = since(&dir, child.id() as Pid).and_then(|since| Sampler::default().age_ns(since));
         let real = began.elapsed().as_nanos() as i64;
         child.kill().unwrap();
         child.wait().unwrap();

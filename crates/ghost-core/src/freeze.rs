@@ -8,6 +8,7 @@
 //! All ptrace calls of a tree come from the thread that froze it: ptrace belongs to a thread, not to a process.
 //! If ghost dies the kernel detaches all of them and the tree runs on.
 
+use crate::abreast;
 use crate::asleep::{self, Asleep, Sampler};
 use crate::detour::Slots;
 use crate::error::{Cause, Context, KindError};
@@ -135,15 +136,20 @@ fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Opti
         // The end of a process is told with its leader, and of the leader only when all others have been waited for.
         fresh.sort_by_key(|running| running.tid() == pid);
         let dir = ProcDir::open(pid).ok();
-        let mut asleep = Vec::with_capacity(fresh.len());
+        let tids: Vec<Pid> = fresh.iter().map(Running::tid).collect();
+        let glimpses = abreast::each(&tids, abreast::TASKS, |&tid| dir.as_ref().and_then(|dir| asleep::look(dir, tid)));
+        let asleep: Vec<Option<Asleep>> = glimpses.into_iter().map(|g| g.map(|g| sampler.read(g))).collect();
         for running in &fresh {
-            asleep.push(dir.as_ref().and_then(|dir| sampler.look(dir, running.tid())));
             match running.interrupt() {
                 Ok(()) | Err(Errno(libc::ESRCH)) => {}
                 Err(e) => return Err(KindError::new("PTRACE_INTERRUPT", e).on(pid, format!("tid {}", running.tid()))),
             }
         }
-        for (running, asleep) in fresh.into_iter().zip(asleep) {
+        let mut stopping: Vec<(Running, Option<Asleep>)> = fresh.into_iter().zip(asleep).collect();
+        // When the last of the others has stopped, mostly all have.
+        let others = stopping.len() - usize::from(tids.last() == Some(&pid));
+        stopping[..others].reverse();
+        for (running, asleep) in stopping {
             let tid = running.tid();
             match rest(running, pid)? {
                 Some((thread, group_stop)) => {
@@ -264,7 +270,24 @@ fn refused_by_ptrace(pid: Pid, tid: Pid, e: Errno) -> KindError {
 pub(crate) fn children(pid: Pid) -> Vec<Pid> {
     let Ok(dir) = ProcDir::open(pid) else { return Vec::new() };
     let threads = proc::read_threads(&dir).unwrap_or_default();
-    proc::read_children(&dir, &threads).unwrap_or_default()
+    // A file for each thread: there is none for all of them.
+    let parts: Vec<&[Pid]> = threads.chunks(CHILDREN_AT_ONCE).collect();
+    let all = abreast::each(&parts, abreast::TASKS / CHILDREN_AT_ONCE, |part| match proc::read_children(&dir, part) {
+        // Alone among threads that are gone, or never there.
+        Err(e) if e.is_gone() && threads.len() > 1 => Ok(Vec::new()),
+        other => other,
+    });
+    all.into_iter().collect::<Result<Vec<_>, _>>().map_or_else(|_| Vec::new(), |all| all.concat())
+}
+
+/// Threads whose children are read by one thread of ours before it takes others.
+const CHILDREN_AT_ONCE: usize = 8;
+
+/// Children of a process, where it is no matter if some are missed: those of its first threads.
+pub(crate) fn some_children(pid: Pid) -> Vec<Pid> {
+    let Ok(dir) = ProcDir::open(pid) else { return Vec::new() };
+    let threads = proc::read_threads(&dir).unwrap_or_default();
+    proc::read_children(&dir, &threads[..threads.len().min(CHILDREN_AT_ONCE)]).unwrap_or_default()
 }
 
 /// Sends a signal; an error means that there is nobody to get it.

@@ -60,6 +60,17 @@ pub struct ThreadView {
     pub files: Option<usize>,
     /// Likewise cwd, root and umask.
     pub fs: Option<usize>,
+    /// Whether its descriptor table and its directories are others than those of its process.
+    differs: (bool, bool),
+}
+
+impl ThreadView {
+    /// Looks at one thread of a process; `live` is another. None when it is gone.
+    fn of(dir: &ProcDir, live: Pid, tid: Pid) -> Result<Option<Self>, KindError> {
+        let Ok(status) = dir.parse(&format!("task/{tid}/status"), proc::parse_status) else { return Ok(None) };
+        let differs = if tid == live || status.is_dead() { (false, false) } else { sharing::differs(live, tid)? };
+        Ok(Some(Self { tid, status, files: None, fs: None, differs }))
+    }
 }
 
 impl ProcessView {
@@ -107,27 +118,22 @@ pub struct TreeView {
 /// A part of what is looked at in one process.
 enum Part {
     Memory(usize),
-    Descriptors(usize, Vec<i32>),
-}
-
-impl Part {
-    /// How many descriptors of ours it takes.
-    fn descriptors(&self) -> usize {
-        match self {
-            Self::Memory(_) => 0,
-            Self::Descriptors(_, numbers) => numbers.len(),
-        }
-    }
+    Threads(usize, Vec<Pid>),
 }
 
 /// What a part has shown.
 enum Seen {
     Memory(usize, Vec<proc::Smap>),
-    Descriptors(usize, Vec<FdView>),
+    Threads(usize, Vec<ThreadView>),
 }
 
-/// Descriptors that one thread looks at before it takes the next part.
+/// Descriptors that one thread looks at before it takes the next part: of which table, by its number.
+type Descriptors = (usize, Vec<i32>);
+
+/// How many those are.
 const DESCRIPTORS: usize = 64;
+/// Threads that one thread of ours looks at before it takes the next part.
+const THREADS: usize = 16;
 /// Parts and processes from which on other threads are worth their start.
 const WORTH: usize = 4;
 
@@ -140,30 +146,64 @@ impl TreeView {
         let mut sharing = Sharing::new();
         room::make(3 * pids.len());
         let looked = abreast::each(&pids.iter().enumerate().collect::<Vec<_>>(), WORTH, |&(i, &pid)| look(pid, i == 0));
+        let mut threads = Vec::with_capacity(pids.len());
         for process in looked {
-            let Some(mut process) = process? else { continue };
+            let Some((mut process, others)) = process? else { continue };
             if !process.is_zombie() {
                 sharing.look(&mut view, &mut process)?;
             }
             view.processes.push(process);
+            threads.push(others);
         }
-        view.look_closer()?;
+        view.look_closer(threads)?;
+        for index in 0..view.processes.len() {
+            sharing.look_at_threads(&mut view, index)?;
+        }
+        view.look_at_descriptors()?;
         Ok(view)
     }
 
-    /// Looks at every address space and every descriptor table.
-    fn look_closer(&mut self) -> Result<(), KindError> {
+    /// Looks at every address space, and at those threads that have not been looked at.
+    fn look_closer(&mut self, threads: Vec<Vec<Pid>>) -> Result<(), KindError> {
         let processes = &self.processes;
-        let mut parts = Vec::with_capacity(2 * processes.len());
-        for (index, process) in processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()) {
+        let mut parts = Vec::with_capacity(processes.len());
+        for ((index, process), tids) in processes.iter().enumerate().zip(threads).filter(|((_, p), _)| !p.is_zombie()) {
             if process.shares_mm.is_none() {
                 parts.push(Part::Memory(index));
             }
+            parts.extend(tids.chunks(THREADS).map(|some| Part::Threads(index, some.to_vec())));
+        }
+        let seen = abreast::each(&parts, WORTH, |part| match part {
+            Part::Memory(index) => {
+                let process = &processes[*index];
+                let smaps = proc::read_smaps(&process.dir).step_on(process.pid, String::new, "reading its smaps")?;
+                Ok(Seen::Memory(*index, smaps))
+            }
+            Part::Threads(index, tids) => {
+                let process = &processes[*index];
+                let seen = tids.iter().filter_map(|&tid| ThreadView::of(&process.dir, process.live, tid).transpose());
+                Ok(Seen::Threads(*index, seen.collect::<Result<_, _>>().map_err(|e| e.on(process.pid, ""))?))
+            }
+        });
+        for seen in seen {
+            match seen? {
+                Seen::Memory(index, smaps) => self.processes[index].smaps = smaps,
+                Seen::Threads(index, threads) => self.processes[index].threads.extend(threads),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at every descriptor table.
+    fn look_at_descriptors(&mut self) -> Result<(), KindError> {
+        let processes = &self.processes;
+        let mut parts: Vec<Descriptors> = Vec::with_capacity(processes.len());
+        for (index, process) in processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()) {
             if process.shares_files.is_none() {
                 let mut numbers =
                     proc::read_fds(&process.dir).step_on(process.pid, String::new, "listing its descriptors")?;
                 numbers.sort_unstable();
-                parts.extend(numbers.chunks(DESCRIPTORS).map(|some| Part::Descriptors(index, some.to_vec())));
+                parts.extend(numbers.chunks(DESCRIPTORS).map(|some| (index, some.to_vec())));
             }
         }
         for (k, apart) in self.apart.iter().enumerate().filter(|(_, a)| a.files && a.pidfd.is_some()) {
@@ -171,36 +211,27 @@ impl TreeView {
             let mut numbers = proc::read_fds(&apart.dir).step_on(pid, what, "listing its descriptors")?;
             numbers.sort_unstable();
             let number = processes.len() + k;
-            parts.extend(numbers.chunks(DESCRIPTORS).map(|some| Part::Descriptors(number, some.to_vec())));
+            parts.extend(numbers.chunks(DESCRIPTORS).map(|some| (number, some.to_vec())));
         }
-        let wanted = parts.iter().map(Part::descriptors).sum();
+        let wanted = parts.iter().map(|(_, numbers)| numbers.len()).sum();
         let left = room::left(wanted);
         if wanted > left {
             return self.look_sparingly(&parts, wanted, left);
         }
         room::make(wanted);
-        let seen = abreast::each(&parts, WORTH, |part| match part {
-            Part::Memory(index) => {
-                let process = &processes[*index];
-                let smaps = proc::read_smaps(&process.dir).step_on(process.pid, String::new, "reading its smaps")?;
-                Ok(Seen::Memory(*index, smaps))
-            }
-            Part::Descriptors(index, numbers) => {
-                let of = match (processes.get(*index), index.checked_sub(processes.len()).map(|k| &self.apart[k])) {
-                    (_, Some(Apart { process, pidfd: Some(pidfd), dir, .. })) => (processes[*process].pid, pidfd, dir),
-                    (Some(p), _) => (p.pid, &p.pidfd, &p.dir),
-                    _ => return Ok(Seen::Descriptors(*index, Vec::new())),
-                };
-                Ok(Seen::Descriptors(*index, descriptor::look(of, numbers, |_| None)?))
-            }
+        let seen = abreast::each(&parts, WORTH, |(index, numbers)| {
+            let of = match (processes.get(*index), index.checked_sub(processes.len()).map(|k| &self.apart[k])) {
+                (_, Some(Apart { process, pidfd: Some(pidfd), dir, .. })) => (processes[*process].pid, pidfd, dir),
+                (Some(p), _) => (p.pid, &p.pidfd, &p.dir),
+                _ => return Ok((*index, Vec::new())),
+            };
+            Ok((*index, descriptor::look(of, numbers, |_| None)?))
         });
         for seen in seen {
-            match seen? {
-                Seen::Memory(index, smaps) => self.processes[index].smaps = smaps,
-                Seen::Descriptors(index, fds) => match index.checked_sub(self.processes.len()) {
-                    None => self.processes[index].fds.extend(fds),
-                    Some(k) => self.apart[k].fds.extend(fds),
-                },
+            let (index, fds) = seen?;
+            match index.checked_sub(self.processes.len()) {
+                None => self.processes[index].fds.extend(fds),
+                Some(k) => self.apart[k].fds.extend(fds),
             }
         }
         Ok(())
@@ -208,36 +239,28 @@ impl TreeView {
 
     /// The same where we may not have as many descriptors as the tree: those that a process has from its parent, or from the sibling
     /// before it, are looked at through the copy that we have of that one's.
-    fn look_sparingly(&mut self, parts: &[Part], wanted: usize, left: usize) -> Result<(), KindError> {
+    fn look_sparingly(&mut self, parts: &[Descriptors], wanted: usize, left: usize) -> Result<(), KindError> {
         let shared = Cell::new(0);
-        for part in parts {
-            match part {
-                Part::Memory(index) => {
-                    let process = &mut self.processes[*index];
-                    process.smaps =
-                        proc::read_smaps(&process.dir).step_on(process.pid, String::new, "reading its smaps")?;
-                }
-                Part::Descriptors(index, numbers) if *index < self.processes.len() => {
-                    let process = &self.processes[*index];
-                    let parent = self.processes[..*index].iter().rfind(|p| p.pid == process.stat.ppid);
-                    let sibling = self.processes[..*index].iter().rfind(|p| p.stat.ppid == process.stat.ppid);
-                    let relatives: Vec<&ProcessView> = parent.into_iter().chain(sibling).collect();
-                    let of = (process.pid, &process.pidfd, &process.dir);
-                    let known = |fd: i32| {
-                        let ours = relatives.iter().find_map(|r| r.same_description(process.live, fd))?;
-                        shared.set(shared.get() + 1);
-                        Some(ours)
-                    };
-                    let fds = descriptor::look(of, numbers, known).map_err(|e| descriptor::full(e, wanted, left))?;
-                    self.processes[*index].fds.extend(fds);
-                }
-                Part::Descriptors(index, numbers) => {
-                    let apart = &mut self.apart[*index - self.processes.len()];
-                    let Some(pidfd) = &apart.pidfd else { continue };
-                    let of = (self.processes[apart.process].pid, pidfd, &apart.dir);
-                    let fds = descriptor::look(of, numbers, |_| None).map_err(|e| descriptor::full(e, wanted, left))?;
-                    apart.fds.extend(fds);
-                }
+        for (index, numbers) in parts {
+            if *index < self.processes.len() {
+                let process = &self.processes[*index];
+                let parent = self.processes[..*index].iter().rfind(|p| p.pid == process.stat.ppid);
+                let sibling = self.processes[..*index].iter().rfind(|p| p.stat.ppid == process.stat.ppid);
+                let relatives: Vec<&ProcessView> = parent.into_iter().chain(sibling).collect();
+                let of = (process.pid, &process.pidfd, &process.dir);
+                let known = |fd: i32| {
+                    let ours = relatives.iter().find_map(|r| r.same_description(process.live, fd))?;
+                    shared.set(shared.get() + 1);
+                    Some(ours)
+                };
+                let fds = descriptor::look(of, numbers, known).map_err(|e| descriptor::full(e, wanted, left))?;
+                self.processes[*index].fds.extend(fds);
+            } else {
+                let apart = &mut self.apart[*index - self.processes.len()];
+                let Some(pidfd) = &apart.pidfd else { continue };
+                let of = (self.processes[apart.process].pid, pidfd, &apart.dir);
+                let fds = descriptor::look(of, numbers, |_| None).map_err(|e| descriptor::full(e, wanted, left))?;
+                apart.fds.extend(fds);
             }
         }
         // The rest of the work takes some, too.
@@ -260,7 +283,8 @@ impl TreeView {
     }
 }
 
-fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
+/// Looks at a process, and tells which of its threads are still to be looked at.
+fn look(pid: Pid, is_root: bool) -> Result<Option<(ProcessView, Vec<Pid>)>, KindError> {
     let opened = ProcDir::open(pid).and_then(|dir| Ok((proc::read_stat(&dir)?, proc::read_status(&dir)?, dir)));
     let (stat, status, dir) = match opened {
         Ok(read) => read,
@@ -272,17 +296,20 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
         Err(e) => return Err(KindError::new("pidfd_open", e).on(pid, "")),
     };
     let mut tids = proc::read_threads(&dir).step_on(pid, String::new, "listing its threads")?;
-    tids.sort_unstable_by_key(|&tid| (tid != pid, tid));
-    let mut threads = Vec::with_capacity(tids.len());
-    for tid in tids {
-        if tid == pid {
-            threads.push(ThreadView { tid, status: status.clone(), files: None, fs: None });
-        } else if let Ok(status) = dir.parse(&format!("task/{tid}/status"), proc::parse_status) {
-            threads.push(ThreadView { tid, status, files: None, fs: None });
+    tids.retain(|&tid| tid != pid);
+    tids.sort_unstable();
+    // A leader that has ended before its threads has neither memory nor descriptors any more.
+    let is_alive =
+        |tid: &Pid| dir.parse(&format!("task/{tid}/status"), proc::parse_status).is_ok_and(|status| !status.is_dead());
+    let live = if status.is_dead() { tids.iter().copied().find(is_alive).unwrap_or(pid) } else { pid };
+    let mut threads = Vec::with_capacity(tids.len() + 1);
+    threads.push(ThreadView { tid: pid, status: status.clone(), files: None, fs: None, differs: (false, false) });
+    if status.is_dead() {
+        // Whether it is a zombie is asked before anybody looks closer.
+        for tid in tids.drain(..) {
+            threads.extend(ThreadView::of(&dir, live, tid).map_err(|e| e.on(pid, ""))?);
         }
     }
-    // A leader that has ended before its threads has neither memory nor descriptors any more.
-    let live = if status.is_dead() { threads.iter().find(|t| !t.status.is_dead()).map_or(pid, |t| t.tid) } else { pid };
     let (dir, pidfd, stat, status) = if live == pid {
         (dir, pidfd, stat, status)
     } else {
@@ -296,7 +323,7 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
         let stat = proc::Stat { pid, comm: stat.comm, state, exit_signal, exit_code, ..seen };
         (dir, fd, stat, proc::Status { umask, ..status })
     };
-    Ok(Some(ProcessView {
+    let view = ProcessView {
         pid,
         pidfd,
         live,
@@ -310,5 +337,6 @@ fn look(pid: Pid, is_root: bool) -> Result<Option<ProcessView>, KindError> {
         shares_files: None,
         shares_fs: None,
         shares_sighand: None,
-    }))
+    };
+    Ok(Some((view, tids)))
 }

@@ -21,15 +21,26 @@ use std::path::{Path, PathBuf};
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let own = ProcDir::own().and_then(|d| proc::read_cgroup(&d)).step("looking up ghost's own cgroups")?;
     let living: Vec<_> = cx.view.processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()).collect();
-    let all = abreast::each(&living, abreast::PROCESSES, |(_, p)| proc::read_cgroup(&p.dir));
+    let all = abreast::each(&living, abreast::PROCESSES, |(_, p)| p.dir.bytes("cgroup"));
     for ((index, process), of_process) in living.into_iter().zip(all) {
         let pid = process.pid;
+        let text = of_process.step_on(pid, String::new, "reading its cgroups")?;
+        let of_process = proc::parse_cgroup(&text).map_err(proc::ProcError::from);
         let of_process = of_process.step_on(pid, String::new, "reading its cgroups")?;
-        for thread in process.threads.iter().filter(|t| t.tid != process.live && !t.status.is_dead()) {
-            let read = process.dir.thread(thread.tid).and_then(|d| proc::read_cgroup(&d));
-            let theirs = read.step_on(pid, || format!("tid {}", thread.tid), "reading its cgroups")?;
+        let tids = process.threads.iter().filter(|t| t.tid != process.live && !t.status.is_dead()).map(|t| t.tid);
+        let tids: Vec<Pid> = tids.collect();
+        // Nearly all say the very same.
+        let theirs = abreast::each(&tids, abreast::TASKS, |tid| {
+            let same = process.dir.with_bytes(&format!("task/{tid}/cgroup"), |theirs| {
+                if theirs == text { Ok(None) } else { proc::parse_cgroup(theirs).map(Some) }
+            });
+            Ok(same??)
+        });
+        for (tid, theirs) in tids.iter().zip(theirs) {
+            let theirs: Result<_, proc::ProcError> = theirs;
+            let Some(theirs) = theirs.step_on(pid, || format!("tid {tid}"), "reading its cgroups")? else { continue };
             let threads = &mut cx.model.processes[index].threads;
-            if let Some(record) = threads.iter_mut().find(|t| t.tid == thread.tid) {
+            if let Some(record) = threads.iter_mut().find(|t| t.tid == *tid) {
                 record.cgroups = differing(&theirs, &of_process);
             }
         }

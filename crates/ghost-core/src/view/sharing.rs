@@ -98,7 +98,7 @@ impl Sharing {
         }
     }
 
-    /// Fills in what the next process of the view shares with earlier ones, and which of its threads have something apart.
+    /// Fills in what the next process of the view shares with earlier ones.
     pub(super) fn look(&mut self, view: &mut TreeView, process: &mut ProcessView) -> Result<(), KindError> {
         let (pid, live, index) = (process.pid, process.live, view.processes.len());
         let sorts =
@@ -116,20 +116,16 @@ impl Sharing {
         });
         (process.shares_mm, process.shares_files) = (mm?, files?);
         (process.shares_fs, process.shares_sighand) = (fs?, sighand?);
-        for nth in 0..process.threads.len() {
-            let tid = process.threads[nth].tid;
-            if tid == live || process.threads[nth].status.is_dead() {
-                continue;
-            }
-            let differs = |sort| match kcmp::kcmp(live, tid, sort, 0, 0) {
-                Ok(order) => Ok(order.is_ne()),
-                // A running one may end meanwhile.
-                Err(Errno(libc::ESRCH)) => Ok(false),
-                Err(e) => Err(KindError::new("kcmp", e).on(pid, format!("tid {tid}"))),
-            };
-            let (files, fs) = (differs(Resource::Files)?, differs(Resource::Fs)?);
-            if files || fs {
-                self.apart(view, process, nth, (files, fs)).map_err(|e| e.on(pid, format!("tid {tid}")))?;
+        Ok(())
+    }
+
+    /// Fills in which threads of a process have something apart.
+    pub(super) fn look_at_threads(&mut self, view: &mut TreeView, index: usize) -> Result<(), KindError> {
+        for nth in 0..view.processes[index].threads.len() {
+            let (pid, tid) = (view.processes[index].pid, view.processes[index].threads[nth].tid);
+            let differs = view.processes[index].threads[nth].differs;
+            if differs != (false, false) {
+                self.apart(view, index, nth, differs).map_err(|e| e.on(pid, format!("tid {tid}")))?;
             }
         }
         Ok(())
@@ -139,11 +135,11 @@ impl Sharing {
     fn apart(
         &mut self,
         view: &mut TreeView,
-        process: &mut ProcessView,
+        index: usize,
         nth: usize,
         (files, fs): (bool, bool),
     ) -> Result<(), KindError> {
-        let (index, next, tid) = (view.processes.len(), view.apart.len(), process.threads[nth].tid);
+        let (next, tid) = (view.apart.len(), view.processes[index].threads[nth].tid);
         let mut crossed = Vec::new();
         let mut whose = |sharers: &mut Sharers, what| {
             let found = sharers.find(tid, Owner::Apart(next)).step("kcmp")?;
@@ -159,7 +155,8 @@ impl Sharing {
         let files = if files { whose(&mut self.files, TABLE)? } else { (None, false) };
         let fs = if fs { whose(&mut self.fs, DIRECTORIES)? } else { (None, false) };
         view.crossed.extend(crossed);
-        (process.threads[nth].files, process.threads[nth].fs) = (files.0, fs.0);
+        let thread = &mut view.processes[index].threads[nth];
+        (thread.files, thread.fs) = (files.0, fs.0);
         if files.1 || fs.1 {
             let pidfd = match pidfd::open_thread(tid) {
                 Err(Errno(libc::EINVAL)) => None,
@@ -171,6 +168,17 @@ impl Sharing {
         }
         Ok(())
     }
+}
+
+/// Whether a thread has another descriptor table, and other directories, than `live` of the same process.
+pub(super) fn differs(live: Pid, tid: Pid) -> Result<(bool, bool), KindError> {
+    let differs = |sort| match kcmp::kcmp(live, tid, sort, 0, 0) {
+        Ok(order) => Ok(order.is_ne()),
+        // A running one may end meanwhile.
+        Err(Errno(libc::ESRCH)) => Ok(false),
+        Err(e) => Err(KindError::new(format!("kcmp of tid {tid}"), e)),
+    };
+    Ok((differs(Resource::Files)?, differs(Resource::Fs)?))
 }
 
 const TABLE: &str = "a descriptor table";

@@ -52,13 +52,18 @@ pub fn read_syscall(dir: &ProcDir) -> ProcResult<InSyscall> {
     dir.parse("syscall", parse_syscall)
 }
 
-/// Reads the kernel function in which a thread sleeps; None when it does not, or when the kernel hides it.
-pub fn read_wchan(dir: &ProcDir) -> ProcResult<Option<String>> {
-    dir.parse("wchan", |text| match text.trim_ascii() {
+/// Parses `/proc/PID/task/TID/wchan`: the kernel function in which a thread sleeps; None when it does not, or when the kernel hides it.
+pub fn parse_wchan(text: &[u8]) -> Parsed<Option<String>> {
+    match text.trim_ascii() {
         b"0" | b"" => Ok(None),
         name if name.iter().all(u8::is_ascii_graphic) => Ok(Some(String::from_utf8_lossy(name).into_owned())),
         other => At("wchan").error("symbol", other),
-    })
+    }
+}
+
+/// Reads in which kernel function a thread sleeps ([`parse_wchan`]).
+pub fn read_wchan(dir: &ProcDir) -> ProcResult<Option<String>> {
+    dir.parse("wchan", parse_wchan)
 }
 
 #[cfg(test)]

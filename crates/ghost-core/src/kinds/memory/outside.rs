@@ -31,8 +31,10 @@ impl Neighbours {
         let mut generation = vec![root];
         let mut matters = false;
         while !generation.is_empty() {
-            let seen =
-                abreast::each(&generation, abreast::PROCESSES, |&pid| (look(pid, true), crate::freeze::children(pid)));
+            // Whoever is missed is looked at after the freeze, if it is found to matter then.
+            let seen = abreast::each(&generation, abreast::PROCESSES, |&pid| {
+                (look(pid, true), crate::freeze::some_children(pid))
+            });
             let mut next = Vec::new();
             for (pid, ((mappings, nameless), children)) in generation.into_iter().zip(seen) {
                 matters |= nameless;
