@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Victim, stop};
-use ghost_sys::remote::{Batch, Executor, Puppet, RemoteError};
+use ghost_sys::remote::{Batch, Executor, Hints, Puppet, RemoteError};
 use ghost_sys::{Errno, ptrace};
 use std::io::Read;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -256,10 +256,15 @@ fn visit(pid: i32) -> Result<(), RemoteError> {
     puppet.finish(&threads[0])
 }
 
-/// One batch in every thread: the first owns the scratch area, the others are its guests.
+/// A puppet with room for more threads than there are.
+fn crowded(pid: i32) -> Result<Puppet, RemoteError> {
+    Puppet::with_hints(pid, &Hints { threads: 64, ..Hints::default() })
+}
+
+/// One batch in every thread: the first owns the scratch area, the others are its guests. There is room for more of them than come.
 fn crowd(pid: i32) -> Result<(), RemoteError> {
     let threads = stop_all(pid);
-    let mut puppet = Puppet::new(pid)?;
+    let mut puppet = crowded(pid)?;
     for _ in 0..3 {
         visit_all_at_once(&mut puppet, &threads)?;
     }
@@ -448,7 +453,7 @@ fn ghosts_that_are_killed_at_a_system_call_harm_nobody() {
 /// Whether a thread of the process is still on its way home.
 fn crowd_is_busy(pid: i32) -> bool {
     let _held = stop_all(pid);
-    matches!(Puppet::new(pid), Err(RemoteError::Step { errno: Errno(libc::EBUSY), .. }))
+    matches!(crowded(pid), Err(RemoteError::Step { errno: Errno(libc::EBUSY), .. }))
 }
 
 static COUNTED: AtomicU64 = AtomicU64::new(0);

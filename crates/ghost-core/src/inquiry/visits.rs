@@ -8,9 +8,9 @@ use crate::kinds::memory::{ask, ldt, secret};
 use crate::kinds::thread::encode;
 use crate::kinds::{keyring, landlock, semaphore};
 use crate::view::{ProcessView, ThreadView, TreeView};
-use ghost_sys::proc::{self, PosixTimer, Smap, VmFlags};
+use ghost_sys::proc::{self, Mapping, Perms, PosixTimer, VmFlags};
 use ghost_sys::ptrace::{self, Stopped};
-use ghost_sys::remote::{Batch, Hints, Outcome, Puppet, RemoteError, Visit, aborts, visit_all};
+use ghost_sys::remote::{Batch, Hints, Outcome, Puppet, RemoteError, Space, Visit, aborts, visit_all};
 use ghost_sys::{Errno, Pid};
 use std::collections::{HashMap, HashSet};
 
@@ -127,7 +127,7 @@ impl Subject<'_> {
     fn prepare(&self) -> Result<Asking, KindError> {
         let (process, pid) = (self.process, self.process.pid);
         let timers = proc::read_timers(&process.dir).step_on(pid, String::new, "listing its POSIX timers")?;
-        let puppet = Puppet::with_hints(process.live, &hints(&process.smaps));
+        let puppet = Puppet::with_hints(process.live, &hints(process));
         let puppet = puppet.step_on(pid, String::new, "preparing to ask it")?;
         let mut of_others = Batch::new();
         let of_thread = ThreadQuestions::queue(&mut of_others, self.witness);
@@ -232,7 +232,8 @@ impl Subject<'_> {
 const USER_END: u64 = 1 << 47;
 
 /// What the list of mappings tells a puppet: where the vDSO is, and where there is room.
-fn hints(smaps: &[Smap]) -> Hints {
+fn hints(process: &ProcessView) -> Hints {
+    let smaps = &process.smaps;
     let vdso = smaps.iter().find(|s| s.mapping.name == b"[vdso]").map(|s| (s.mapping.start, s.mapping.end));
     let pairs = smaps.windows(2).rev();
     // Not where a stack grows nor below what the kernel has for itself, and not beside anything, which it would become one with.
@@ -240,7 +241,23 @@ fn hints(smaps: &[Smap]) -> Hints {
         let is_far = next.flags.contains(VmFlags::GROWS_DOWN) || next.mapping.end > USER_END;
         !is_far && next.mapping.start - end >= 3 * Hints::ROOM
     });
-    Hints { vdso, free: gap.map_or(0, |(_, next)| next.mapping.start - 2 * Hints::ROOM) }
+    let threads = process.threads.len();
+    // One that shares an earlier one's memory has not been looked at for itself; one thread needs none of them.
+    let are_known = process.shares_mm.is_none() && threads > 1;
+    let spaces = are_known.then(|| smaps.iter().map(|s| space(&s.mapping)).collect());
+    Hints { vdso, free: gap.map_or(0, |(_, next)| next.mapping.start - 2 * Hints::ROOM), threads, spaces }
+}
+
+fn space(m: &Mapping) -> Space {
+    Space {
+        start: m.start,
+        end: m.end,
+        readable: m.perms.contains(Perms::READ),
+        executable: m.perms == Perms::READ | Perms::EXEC,
+        offset: m.offset,
+        file: (m.dev, m.inode),
+        is_vdso: m.name == b"[vdso]",
+    }
 }
 
 /// The same of a question that came after the first, in a thread whose limits may be others.

@@ -123,7 +123,7 @@ ghost_slot_left:
     // Whose block is armed may still run in the area.
     mov ecx, [rip + ghost_slot_data + 40]
     mov rax, r15
-    lea r8, [rip + ghost_slot_end + 64]
+    mov r8, [rip + ghost_slot_data + 48]
 2:  jrcxz 3f
     dec ecx
     mov edx, [rip + ghost_slot_data + 44]
@@ -186,7 +186,7 @@ ghost_slot_gate:
     jmp ghost_exec
     .balign 8
 ghost_slot_data:
-    .fill 48, 1, 0
+    .fill 56, 1, 0
 ghost_slot_end:
     .popsection
 "#
@@ -267,11 +267,13 @@ pub fn slot_map() -> SlotMap {
 
 /// *exec*, which stands first, and *slot*.
 ///
-/// A thread waits for `seconds` before it goes home. `others` is how many blocks there are but the first.
-pub fn slot_code(seconds: u64, others: usize) -> Vec<u8> {
+/// A thread waits for `seconds` before it goes home. `others` is how many blocks there are but the owner's, and where the first of
+/// them begins.
+pub fn slot_code(seconds: u64, others: (usize, u64)) -> Vec<u8> {
     let mut code = between(&raw const ghost_exec, &raw const ghost_slot_end).to_vec();
     let nap_ns = 10_000_000;
-    let words = [seconds, 0, 0, nap_ns, u64::MAX, others as u64];
+    let before = others.1.wrapping_sub(BLOCK_LEN).wrapping_add(BLOCK_MIDDLE);
+    let words = [seconds, 0, 0, nap_ns, u64::MAX, others.0 as u64, before];
     let data = (&raw const ghost_slot_data).addr() - (&raw const ghost_exec).addr();
     for (i, word) in words.iter().enumerate() {
         code[data + i * 8..data + i * 8 + 8].copy_from_slice(&word.to_le_bytes());
@@ -281,7 +283,7 @@ pub fn slot_code(seconds: u64, others: usize) -> Vec<u8> {
 
 /// Offset in [`slot_code`] of a 32-bit number: how far apart the parts of the scratch area lie, of which each block has one.
 pub fn slot_part_at() -> u64 {
-    slot_map().len - 4
+    slot_map().len - 12
 }
 
 /// Bytes of a block.
@@ -468,7 +470,7 @@ mod tests {
 
     #[test]
     fn code_fits_where_it_must() {
-        let (map, code) = (slot_map(), slot_code(2, 3));
+        let (map, code) = (slot_map(), slot_code(2, (3, 0x1000)));
         assert!(map.call < map.wait && map.wait < map.left && map.left < map.unmapped && map.unmapped < map.len);
         assert!(map.len + 5 * BLOCK_LEN <= 1488, "{} bytes of code: five blocks do not fit into the vDSO", map.len);
         for end in [map.call + 2, map.left, map.unmapped] {
@@ -476,8 +478,9 @@ mod tests {
         }
         assert_eq!(&code[..exec_code().len()], exec_code());
         let word = |at: u64| u64::from_le_bytes(code[at as usize..at as usize + 8].try_into().unwrap());
-        let data = map.len - 48;
-        assert_eq!([0, 8, 16, 24, 32, 40].map(|at| word(data + at)), [2, 0, 0, 10_000_000, u64::MAX, 3]);
+        let data = map.len - 56;
+        assert_eq!([0, 8, 16, 24, 32, 40, 48].map(|at| word(data + at)), [2, 0, 0, 10_000_000, u64::MAX, 3, 0xf80]);
+        assert_eq!(slot_part_at(), data + 44);
     }
 
     #[test]

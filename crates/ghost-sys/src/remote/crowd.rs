@@ -1,8 +1,9 @@
 //! Batches in many threads of one process.
 //!
 //! The first thread maps one scratch area and unmaps it in the end; every other one runs its program in a part of it, and then needs two
-//! awakenings only: one to run, one to stop. As many are inside as there are blocks for; while one runs, ghost starts the
-//! next and brings an earlier one home.
+//! awakenings only: one to run, one to stop. As many are inside as there are blocks for, in two groups: while one runs, ghost brings
+//! the other home and sends the next in its place. What is written or read for a group is so in one call, and who waits for its last
+//! finds the others there already.
 //!
 //! While guests are inside the owner is in a ptrace stop, so that it cannot run out of patience. If ghost dies all are let go at the same
 //! time: the owner waits until the programs of all armed blocks are done ([`crate::arch`]), and unmaps then. A block is armed
@@ -15,16 +16,18 @@
 //! | after that | runs its program, sleeps and goes home, touching the area no more | waits until the program is done |
 //! | after it is home again | goes on | finds the program done |
 //!
-//! A block that is used again is written without its arm before the next program overwrites the end of the last. After the last guest all
-//! are disarmed, since the next scratch area is not theirs.
+//! A block that is used again is written without its arm before the next program overwrites the end of the last. To arm the blocks
+//! of a group all of them are written once more as they are, since they are in one page and so are armed all or none. After the last
+//! guest all are disarmed, since the next scratch area is not theirs.
 
 use super::aborts;
 use super::program::{self, Program};
 use super::puppet::step;
-use super::{Batch, Entered, Executor, Outcome, Puppet, RemoteError};
+use super::{Batch, Entered, Executor, Outcome, Puppet, RemoteAddr, RemoteError};
 use crate::ptrace::{Stop, Stopped};
 use crate::{Errno, arch};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// A thread that runs a program in a part of the scratch area.
 struct Guest<'p, 'w> {
@@ -34,9 +37,43 @@ struct Guest<'p, 'w> {
     part: usize,
     /// Its place in the work.
     index: usize,
-    /// It has been asked to stop, or could not even be started.
-    halted: Result<bool, RemoteError>,
+    /// How far it came: an error, or as far as all others of its group.
+    state: Result<(), RemoteError>,
 }
+
+impl Guest<'_, '_> {
+    /// Goes on with it, if nothing has gone wrong so far.
+    fn then(&mut self, next: impl FnOnce(&mut Self) -> Result<(), RemoteError>) {
+        if self.state.is_ok() {
+            self.state = next(self);
+        }
+    }
+
+    /// Waits for the end of its program.
+    fn wait(&mut self, parts: &Parts<'_>) {
+        self.then(|guest| guest.entered.wait_until_done(parts.program(guest.part)));
+    }
+}
+
+/// Guests that are sent in and brought home together, in parts that follow each other.
+struct Group<'p, 'w> {
+    parts: Range<usize>,
+    guests: Vec<Guest<'p, 'w>>,
+}
+
+impl Group<'_, '_> {
+    /// The same for all of them, in one step.
+    fn then(&mut self, all: impl FnOnce(&mut Self) -> Result<(), RemoteError>) -> bool {
+        let Err(e) = all(self) else { return true };
+        for guest in &mut self.guests {
+            guest.then(|_| Err(step("running a batch in many threads")(e.errno().unwrap_or(Errno(libc::EIO)))));
+        }
+        false
+    }
+}
+
+/// What came of each thread but the first.
+type Answers = Vec<Option<Result<Outcome, RemoteError>>>;
 
 /// The programs of the parts. Mostly all threads are asked the same, so that a part gets the same program again and again.
 struct Parts<'w> {
@@ -56,26 +93,6 @@ impl<'w> Parts<'w> {
     }
     fn program(&self, part: usize) -> &Program {
         &self.programs[part].as_ref().expect("a guest has a program").1
-    }
-}
-
-impl Guest<'_, '_> {
-    /// Waits for the end of its program, once.
-    fn halt(&mut self, parts: &Parts<'_>) {
-        if matches!(self.halted, Ok(false)) {
-            self.halted = self.entered.halt_when_done(parts.program(self.part)).map(|()| true);
-        }
-    }
-
-    /// Brings it home, and gives its part to others if that is certain.
-    fn end(mut self, parts: &Parts<'_>, answers: &mut [Option<Result<Outcome, RemoteError>>], free: &mut Vec<usize>) {
-        self.halt(parts);
-        let outcome = self.halted.and_then(|_| self.entered.end(self.batch, parts.program(self.part)));
-        let left = self.entered.go_home();
-        if matches!(left, Ok(()) | Err(RemoteError::Died(_))) {
-            free.push(self.part);
-        }
-        answers[self.index] = Some(outcome.and_then(|outcome| left.map(|()| outcome)));
     }
 }
 
@@ -126,45 +143,49 @@ impl Puppet {
         self.write_code(self.at(arch::slot_part_at()), &len32.to_ne_bytes())?;
         let programs = (0..=places).map(|_| None).collect();
         let mut parts = Parts { base: owner.scratch()?, len, programs };
-        let mut free: Vec<usize> = (1..=places).collect();
-        let mut answers: Vec<Option<Result<Outcome, RemoteError>>> = others.iter().map(|_| None).collect();
-        let mut guests: VecDeque<Guest<'_, '_>> = VecDeque::with_capacity(places);
+        let mut answers: Answers = others.iter().map(|_| None).collect();
         let stopped: Vec<&Stopped> = others.iter().map(|(thread, _)| *thread).collect();
         let mut aborts = aborts(&self.memory, &stopped).into_iter();
-        for (index, &(thread, batch)) in others.iter().enumerate() {
-            let abort = aborts.next();
-            if free.is_empty()
-                && let Some(guest) = guests.pop_front()
+        let half = places.div_ceil(2);
+        let mut free: VecDeque<Range<usize>> = [1..1 + half, 1 + half..1 + places].into_iter().collect();
+        free.retain(|parts| !parts.is_empty());
+        let mut inside: VecDeque<Group<'_, '_>> = VecDeque::new();
+        let (mut next, mut all_home) = (0, true);
+        while next < others.len() || !inside.is_empty() {
+            if all_home
+                && next < others.len()
+                && let Some(place) = free.pop_front()
             {
-                guest.end(&parts, &mut answers, &mut free);
-            }
-            let Some(&part) = free.last() else { break };
-            let at_rest = matches!(thread.stop_kind(), Stop::Trap | Stop::Group(_));
-            let mut entered = match self.enter_block(thread, part) {
-                Ok(entered) => entered,
-                Err(e) => {
-                    answers[index] = Some(Err(e));
-                    continue;
+                let first = next;
+                next = others.len().min(first + place.len());
+                let work =
+                    others[first..next].iter().enumerate().map(|(i, &(thread, batch))| (first + i, thread, batch));
+                let mut guests = Vec::with_capacity(place.len());
+                for ((index, thread, batch), part) in work.zip(place.clone()) {
+                    let abort = aborts.next();
+                    // What it was before it had to be brought to rest is not known any more.
+                    let at_rest = matches!(thread.stop_kind(), Stop::Trap | Stop::Group(_));
+                    match self.enter_block(thread, part) {
+                        Ok(mut entered) => {
+                            entered.abort = abort.filter(|_| at_rest);
+                            guests.push(Guest { entered, batch, part, index, state: Ok(()) });
+                        }
+                        Err(e) => answers[index] = Some(Err(e)),
+                    }
                 }
-            };
-            free.pop();
-            // What it was before it had to be brought to rest is not known any more.
-            entered.abort = abort.filter(|_| at_rest);
-            let halted = entered.start_as_guest(parts.prepare(part, batch)).map(|()| false);
-            guests.push_back(Guest { entered, batch, part, index, halted });
-            // One that was started a while ago is asked to stop, so that nobody has to wait for its stop later.
-            if let Some(earlier) = guests.len().checked_sub(1 + places.div_ceil(2)) {
-                guests[earlier].halt(&parts);
+                let mut group = Group { parts: place, guests };
+                self.send(&mut group, &mut parts);
+                inside.push_back(group);
+            } else if let Some(group) = inside.pop_front() {
+                free.push_back(group.parts.clone());
+                all_home &= self.fetch(group, &parts, &mut answers);
+            } else {
+                break;
             }
-        }
-        guests.iter_mut().for_each(|guest| guest.halt(&parts));
-        for guest in guests {
-            guest.end(&parts, &mut answers, &mut free);
         }
         let mut results = Vec::with_capacity(others.len() + 1);
         results.push(own);
         results.extend(answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(not_entered()))));
-        let all_home = free.len() == places;
         if all_home {
             self.disarm(places)?;
         } else {
@@ -177,6 +198,91 @@ impl Puppet {
             results[0] = Err(e);
         }
         Ok(results)
+    }
+
+    /// Lets the guests of a group run their programs.
+    fn send<'w>(&self, group: &mut Group<'_, 'w>, parts: &mut Parts<'w>) {
+        let first = group.parts.start;
+        let at = self.block_at(first);
+        let len = arch::BLOCK_LEN as usize;
+        let mut blocks = vec![0; group.parts.len() * len];
+        // Blocks, which are not armed, before programs: the owner of the area does not look for the end of a program that nobody runs.
+        for guest in &mut group.guests {
+            guest.then(|guest| {
+                let block = guest.entered.prepare()?;
+                blocks[(guest.part - first) * len..][..len].copy_from_slice(&block);
+                Ok(())
+            });
+        }
+        let written = group.then(|group| {
+            self.write_code(at, &blocks)?;
+            let (mut ranges, mut bytes) = (Vec::new(), Vec::new());
+            for guest in group.guests.iter().filter(|guest| guest.state.is_ok()) {
+                let program = parts.prepare(guest.part, guest.batch);
+                ranges.push((RemoteAddr(program.base()), program.bytes().len()));
+                bytes.extend_from_slice(program.bytes());
+            }
+            self.memory.write_ranges(&ranges, &bytes).map_err(step("writing a batch"))
+        });
+        if !written {
+            group.guests.iter_mut().for_each(|guest| guest.entered.stay());
+            return;
+        }
+        for guest in &mut group.guests {
+            guest.then(|guest| {
+                guest.entered.send_as_guest(parts.program(guest.part))?;
+                let armed = (guest.part - first) * len + arch::BLOCK_ARMED as usize;
+                blocks[armed..armed + 4].copy_from_slice(&1_u32.to_ne_bytes());
+                Ok(())
+            });
+        }
+        group.then(|_| self.write_code(at, &blocks));
+        group.guests.iter_mut().for_each(|guest| guest.then(|guest| guest.entered.go()));
+    }
+
+    /// Brings the guests of a group home; whether it is certain of all.
+    fn fetch(&self, mut group: Group<'_, '_>, parts: &Parts<'_>, answers: &mut Answers) -> bool {
+        // Mostly the last that began is the last to end.
+        if let Some(last) = group.guests.iter_mut().rfind(|guest| guest.state.is_ok()) {
+            last.wait(parts);
+        }
+        let running = || group.guests.iter().filter(|guest| guest.state.is_ok());
+        let words: Vec<_> = running().map(|guest| (RemoteAddr(parts.program(guest.part).base()), 8)).collect();
+        let mut done = vec![0; 8 * words.len()];
+        // Not known of anybody: then each is looked at.
+        let _ = self.memory.read_ranges(&words, &mut done);
+        let running = group.guests.iter_mut().filter(|guest| guest.state.is_ok());
+        for (guest, word) in running.zip(done.chunks_exact(8)) {
+            if *word != 1_u64.to_ne_bytes() {
+                guest.wait(parts);
+            }
+            guest.then(|guest| guest.entered.call_back());
+        }
+        for guest in group.guests.iter_mut().rev() {
+            guest.then(|guest| guest.entered.stand());
+        }
+        let mut bytes = Vec::new();
+        group.then(|group| {
+            let there = group.guests.iter().filter(|guest| guest.state.is_ok());
+            let ranges: Vec<_> = there.flat_map(|guest| parts.program(guest.part).answer(guest.batch)).collect();
+            bytes.resize(ranges.iter().map(|r| r.1).sum(), 0);
+            self.memory.read_ranges(&ranges, &mut bytes).map_err(step("reading the results of a batch"))
+        });
+        let mut bytes = &bytes[..];
+        let mut all_home = true;
+        for mut guest in group.guests {
+            let outcome = guest.state.and_then(|()| {
+                let program = parts.program(guest.part);
+                let len = program.answer(guest.batch).iter().map(|part| part.1).sum();
+                let (answer, others) = bytes.split_at(len);
+                bytes = others;
+                program.outcome_of(guest.batch, answer)
+            });
+            let left = guest.entered.go_home();
+            all_home &= matches!(left, Ok(()) | Err(RemoteError::Died(_)));
+            answers[guest.index] = Some(outcome.and_then(|outcome| left.map(|()| outcome)));
+        }
+        all_home
     }
 }
 

@@ -5,6 +5,9 @@
 //! has private mappings of ELF files whose executable segment ends inside a page. Only bytes that are zero and that
 //! lie beyond the image (vDSO) or beyond the segment's data in the file are taken.
 //!
+//! One such tail holds the code and a few threads' ways home. For a crowd of threads ([`Foothold::find_two`]) the ways home of the
+//! others stand in the longest of the other tails, at the cost of one page that the process has for itself then.
+//!
 //! At the end of the page stands a mark, so that the code of a ghost that was killed is known for what it is and used again.
 
 use super::{Memory, RemoteAddr, RemoteError};
@@ -29,28 +32,61 @@ pub(super) struct Foothold {
 impl Foothold {
     /// Finds `need` bytes to stand on.
     pub(super) fn find(memory: &Memory, need: usize) -> Result<Self, RemoteError> {
+        Self::find_two(memory, need, usize::MAX, None).map(|(first, _)| first)
+    }
+
+    /// The same, and the longest of the other tails, if it has `more` bytes and nobody stands in it.
+    pub(super) fn find_two(
+        memory: &Memory,
+        need: usize,
+        more: usize,
+        spaces: Option<&[Space]>,
+    ) -> Result<(Self, Option<Self>), RemoteError> {
         let pid = memory.pid();
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps"))
-            .map_err(|e| RemoteError::Step { step: "reading the list of mappings", errno: Errno::from(e) })?;
-        let mut spaces: Vec<Space> = maps.lines().filter_map(Space::parse).collect();
+        let mut spaces: Vec<Space> = match spaces {
+            Some(known) => known.to_vec(),
+            None => fs::read_to_string(format!("/proc/{pid}/maps"))
+                .map_err(|e| RemoteError::Step { step: "reading the list of mappings", errno: Errno::from(e) })?
+                .lines()
+                .filter_map(Space::parse)
+                .collect(),
+        };
+        spaces.retain(Space::may_serve);
         spaces.sort_by_key(|s| !s.is_vdso);
+        let mut first = None;
+        let mut longest: Option<(Self, bool)> = None;
         for space in &spaces {
-            let Some(found) = space.tail(memory, &spaces) else { continue };
-            if found.1 {
-                refuse_if_used(pid, found.0)?;
+            let Some((found, marked)) = space.tail(memory, &spaces) else { continue };
+            if first.is_none() {
+                if marked {
+                    refuse_if_used(pid, found)?;
+                }
+                if found.room() >= need {
+                    first = Some(found);
+                    if more == usize::MAX {
+                        break;
+                    }
+                    continue;
+                }
             }
-            if found.0.room() >= need {
-                return Ok(found.0);
+            if longest.is_none_or(|(l, _)| l.room() < found.room()) {
+                longest = Some((found, marked));
             }
         }
-        Err(RemoteError::NoFoothold(need))
+        let first = first.ok_or(RemoteError::NoFoothold(need))?;
+        let longest = longest.filter(|(found, _)| found.room() >= more);
+        if let Some((found, true)) = longest {
+            refuse_if_used(pid, found)?;
+        }
+        Ok((first, longest.map(|(found, _)| found)))
     }
 
     /// The same in the vDSO alone, which is known to be here; None where that is not so, or where a ghost has left its code.
     pub(super) fn in_vdso(memory: &Memory, (start, end): (u64, u64), need: usize) -> Option<Self> {
         let mut magic = [0; 4];
         memory.read(RemoteAddr(start), &mut magic).ok()?;
-        let vdso = Space { start, end, executable: true, offset: 0, file: ("", ""), is_vdso: magic == *b"\x7fELF" };
+        let is_vdso = magic == *b"\x7fELF";
+        let vdso = Space { start, end, readable: true, executable: true, offset: 0, file: (0, 0), is_vdso };
         let (found, is_left) = vdso.is_vdso.then(|| vdso.tail(memory, &[]))??;
         (!is_left && found.room() >= need).then_some(found)
     }
@@ -80,38 +116,53 @@ impl Foothold {
 /// Unused ends of executable pages besides the vDSO's: the first byte and the end of the page of each.
 pub fn spare_ends(memory: &Memory) -> Vec<(u64, u64)> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", memory.pid())).unwrap_or_default();
-    let spaces: Vec<Space> = maps.lines().filter_map(Space::parse).collect();
+    let spaces: Vec<Space> = maps.lines().filter_map(Space::parse).filter(Space::may_serve).collect();
     let others = spaces.iter().filter(|s| !s.is_vdso);
     let ends = others.filter_map(|s| s.tail(memory, &spaces)).filter(|(_, taken)| !taken);
     ends.map(|(end, _)| (end.start, end.end)).collect()
 }
 
-/// An executable private mapping of a file or of the vDSO, or the first page of a file.
-struct Space<'a> {
-    start: u64,
-    end: u64,
-    executable: bool,
-    offset: u64,
-    file: (&'a str, &'a str),
-    is_vdso: bool,
+/// A mapping of a process, as `/proc/PID/maps` tells of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// Its first byte.
+    pub start: u64,
+    /// The byte after its last.
+    pub end: u64,
+    /// Whether it can be read.
+    pub readable: bool,
+    /// Whether it is `r-xp`: code, private, and not writable.
+    pub executable: bool,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// Device and inode of the file; inode 0 where there is none.
+    pub file: (u64, u64),
+    /// Whether it is the vDSO.
+    pub is_vdso: bool,
 }
 
-impl<'a> Space<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
+impl Space {
+    /// Whether it is code to stand in, or the first page of a file that tells of its code.
+    fn may_serve(&self) -> bool {
+        self.is_vdso || (self.file.1 != 0 && (self.executable || (self.offset == 0 && self.readable)))
+    }
+
+    fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;
         let perms = fields.next()?;
         let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
-        let (device, inode) = (fields.next()?, fields.next()?);
-        let is_vdso = fields.next() == Some("[vdso]");
-        let executable = perms == "r-xp";
-        (is_vdso || (inode != "0" && (executable || (offset == 0 && perms.starts_with('r'))))).then_some(Self {
-            start: u64::from_str_radix(start, 16).ok()?,
-            end: u64::from_str_radix(end, 16).ok()?,
-            executable,
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let inode = fields.next()?.parse().ok()?;
+        Some(Self {
+            start: hex(start)?,
+            end: hex(end)?,
+            readable: perms.starts_with('r'),
+            executable: perms == "r-xp",
             offset,
-            file: (device, inode),
-            is_vdso,
+            file: (hex(major)? << 32 | hex(minor)?, inode),
+            is_vdso: fields.next() == Some("[vdso]"),
         })
     }
 

@@ -13,7 +13,7 @@ mod swarm;
 mod wait;
 
 pub use batch::{Arg, Batch, Call, DataRef, Executor, Label, Outcome, RemoteError, Slot};
-pub use foothold::spare_ends;
+pub use foothold::{Space, spare_ends};
 pub use memory::{Memory, RemoteAddr};
 pub(crate) use process::ending_program;
 pub use puppet::{Entered, Hints, Puppet};

@@ -129,6 +129,11 @@ impl Program {
         memory.write(RemoteAddr(self.base), &self.bytes)
     }
 
+    /// Its bytes, to be put at [`Program::base`].
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Address of the first record.
     pub(super) fn first_record(&self) -> u64 {
         self.record_addr(0)
@@ -155,13 +160,25 @@ impl Program {
 
     /// What came of it.
     pub(super) fn outcome(&self, batch: &Batch, memory: &Memory) -> Result<Outcome, RemoteError> {
+        let parts = self.answer(batch);
+        let mut bytes = vec![0; parts[0].1 + parts[1].1];
+        memory
+            .read_ranges(&parts, &mut bytes)
+            .map_err(|errno| RemoteError::Step { step: "reading the results of a batch", errno })?;
+        self.outcome_of(batch, &bytes)
+    }
+
+    /// Where the bytes are that tell what came of it.
+    pub(super) fn answer(&self, batch: &Batch) -> [(RemoteAddr, usize); 2] {
+        let data = RemoteAddr(self.base + self.data_at as u64);
+        [(RemoteAddr(self.base), HEAD + batch.calls.len() * 8), (data, batch.data.len())]
+    }
+
+    /// What came of it, by these bytes.
+    pub(super) fn outcome_of(&self, batch: &Batch, answer: &[u8]) -> Result<Outcome, RemoteError> {
         let step = |errno| RemoteError::Step { step: "reading the results of a batch", errno };
-        let head_len = HEAD + batch.calls.len() * 8;
-        let mut head = vec![0; head_len + batch.data.len()];
-        let parts =
-            [(RemoteAddr(self.base), head_len), (RemoteAddr(self.base + self.data_at as u64), batch.data.len())];
-        memory.read_ranges(&parts, &mut head).map_err(step)?;
-        let data = head.split_off(head_len);
+        let (head, data) = answer.split_at(HEAD + batch.calls.len() * 8);
+        let data = data.to_vec();
         let words: Vec<u64> =
             head.chunks_exact(8).map(|c| u64::from_ne_bytes(c.try_into().expect("eight bytes"))).collect();
         let results: Vec<i64> = words[HEAD / 8..].iter().map(|w| *w as i64).collect();

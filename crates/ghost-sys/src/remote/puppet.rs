@@ -28,7 +28,7 @@
 //! judge `pselect6`, `munmap` and `rt_sigprocmask` of the way home, and a filter that kills for one of them kills the program.
 
 use super::aborts;
-use super::foothold::Foothold;
+use super::foothold::{Foothold, Space};
 use super::program::{self, Program};
 use super::wait::{stop_in_sleep, wait_until_done};
 use super::{Batch, Executor, Memory, Outcome, RemoteAddr, RemoteError};
@@ -43,6 +43,8 @@ const PATIENCE_SECONDS: u64 = 2;
 /// How long ghost looks for what a call should do before it goes the sure way.
 const LOOK: Duration = Duration::from_micros(500);
 const LOOK_INTERVAL: Duration = Duration::from_micros(8);
+/// From so many threads on a second place for their ways home is worth its page; and it must hold as many.
+const CROWD: usize = 8;
 /// The scratch area is never smaller.
 const SCRATCH_MIN: usize = 64 << 10;
 
@@ -68,12 +70,16 @@ fn scratch_len(need: usize) -> u64 {
 }
 
 /// What is known of the address space of a process before a puppet is made. Nothing goes wrong where it is not so.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hints {
     /// Where its vDSO is: start and end.
     pub vdso: Option<(u64, u64)>,
     /// Where nothing is mapped for [`Hints::ROOM`] bytes; 0 when that is not known.
     pub free: u64,
+    /// How many threads are to be visited by [`Puppet::run_each`].
+    pub threads: usize,
+    /// All its mappings; only looked at when there are many threads.
+    pub spaces: Option<Vec<Space>>,
 }
 
 impl Hints {
@@ -88,6 +94,8 @@ impl Hints {
 pub struct Puppet {
     pub(super) memory: Memory,
     foothold: Foothold,
+    /// Where the ways home of a crowd stand, if there are many and there is such a place.
+    outpost: Option<Foothold>,
     /// Whether our code stands there.
     written: Cell<bool>,
     /// Where the last scratch area was, or the first may be: free now, as long as the process is frozen.
@@ -103,9 +111,14 @@ impl Puppet {
     /// The same where it is known already what is mapped.
     pub fn with_hints(pid: Pid, hints: &Hints) -> Result<Self, RemoteError> {
         let memory = Memory::open(pid).map_err(step("opening the memory of the process"))?;
-        let known = hints.vdso.and_then(|vdso| Foothold::in_vdso(&memory, vdso, Self::code_len()));
-        let foothold = known.map_or_else(|| Foothold::find(&memory, Self::code_len()), Ok)?;
-        Ok(Self { memory, foothold, written: Cell::new(false), last_scratch: Cell::new(hints.free) })
+        let (foothold, outpost) = if hints.threads < CROWD {
+            let known = hints.vdso.and_then(|vdso| Foothold::in_vdso(&memory, vdso, Self::code_len()));
+            (known.map_or_else(|| Foothold::find(&memory, Self::code_len()), Ok)?, None)
+        } else {
+            let spaces = hints.spaces.as_deref();
+            Foothold::find_two(&memory, Self::code_len(), CROWD * arch::BLOCK_LEN as usize, spaces)?
+        };
+        Ok(Self { memory, foothold, outpost, written: Cell::new(false), last_scratch: Cell::new(hints.free) })
     }
 
     /// The memory of the process.
@@ -124,24 +137,55 @@ impl Puppet {
 
     /// How many threads there is room for at the same time.
     pub(super) fn blocks(&self) -> usize {
-        1 + (self.foothold.room() - Self::code_len()) / arch::BLOCK_LEN as usize
+        let room = self.outpost.map_or_else(|| self.foothold.room() - Self::code_len(), Foothold::room);
+        1 + room / arch::BLOCK_LEN as usize
     }
 
     pub(super) fn at(&self, offset: u64) -> u64 {
         self.foothold.start + offset
     }
 
-    fn block_at(&self, block: usize) -> u64 {
-        self.at(arch::slot_map().len + block as u64 * arch::BLOCK_LEN)
+    pub(super) fn block_at(&self, block: usize) -> u64 {
+        match self.outpost {
+            Some(outpost) if block > 0 => outpost.start + (block as u64 - 1) * arch::BLOCK_LEN,
+            _ => self.at(arch::slot_map().len + block as u64 * arch::BLOCK_LEN),
+        }
     }
 
-    /// Shuts the gate for the threads of all blocks but the first.
+    /// Shuts the gate for the threads of all blocks but the first. All of them are home.
     pub(super) fn disarm(&self, blocks: usize) -> Result<(), RemoteError> {
-        (1..=blocks).try_for_each(|block| self.write_code(self.block_at(block) + arch::BLOCK_ARMED, &[0; 4]))
+        self.write_code(self.block_at(1), &vec![0; blocks * arch::BLOCK_LEN as usize])
     }
 
     pub(super) fn write_code(&self, at: u64, bytes: &[u8]) -> Result<(), RemoteError> {
         self.memory.write_forced(RemoteAddr(at), bytes).map_err(step("writing the executor's code"))
+    }
+
+    /// Writes a block, and with the first one the code.
+    fn write_block(&self, block: usize, bytes: &[u8]) -> Result<(), RemoteError> {
+        if self.written.replace(true) {
+            return self.write_code(self.block_at(block), bytes);
+        }
+        let written = self.write_first(block, bytes);
+        if written.is_err() {
+            // Nobody has been sent there.
+            let _ = self.clear();
+        }
+        written
+    }
+
+    fn write_first(&self, block: usize, bytes: &[u8]) -> Result<(), RemoteError> {
+        let at = self.block_at(block);
+        let mut code = self.foothold.marked(&arch::slot_code(PATIENCE_SECONDS, (self.blocks() - 1, self.block_at(1))));
+        if let Some(outpost) = self.outpost {
+            self.write_code(outpost.start, &outpost.marked(&[]))?;
+        }
+        let own = self.block_at(0);
+        if at == own {
+            code[(own - self.foothold.start) as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
+        self.write_code(self.foothold.start, &code)?;
+        if at == own { Ok(()) } else { self.write_code(at, bytes) }
     }
 
     /// Lends this stopped thread to the puppet; batches run in it until the guard is dropped or [`Entered::leave`]
@@ -167,9 +211,10 @@ impl Puppet {
         self.clear()
     }
 
-    fn clear(&mut self) -> Result<(), RemoteError> {
+    fn clear(&self) -> Result<(), RemoteError> {
         if self.written.replace(false) {
-            self.foothold.clear(&self.memory)?;
+            let outpost = self.outpost.map_or(Ok(()), |outpost| outpost.clear(&self.memory));
+            self.foothold.clear(&self.memory).and(outpost)?;
         }
         Ok(())
     }
@@ -220,8 +265,8 @@ impl Entered<'_> {
         std::mem::take(&mut self.children)
     }
 
-    /// Reads what must be put back, and writes the code with it.
-    fn arm(&mut self) -> Result<(), RemoteError> {
+    /// Reads what must be put back, and gives the block that brings the thread home.
+    pub(super) fn prepare(&mut self) -> Result<Vec<u8>, RemoteError> {
         let mut home = self.thread.registers().map_err(step("reading registers"))?;
         let abort = match self.abort.take() {
             Some(known) => known,
@@ -236,30 +281,20 @@ impl Entered<'_> {
             Err(Errno(libc::EIO)) => (0, 0, 0, 0),
             other => other.map_err(step("reading syscall user dispatch"))?,
         };
-        let p = self.puppet;
-        let (at, block) = (p.block_at(self.block), arch::block(&home, mask, dispatch));
-        if p.written.replace(true) {
-            p.write_code(at, &block)?;
-        } else {
-            let mut code = p.foothold.marked(&arch::slot_code(PATIENCE_SECONDS, p.blocks() - 1));
-            code[(at - p.foothold.start) as usize..][..block.len()].copy_from_slice(&block);
-            p.write_code(p.foothold.start, &code)?;
-        }
         self.inside = Some(Inside { home, mask, dispatch, masked: false, scratch: (0, 0) });
-        Ok(())
+        Ok(arch::block(&home, mask, dispatch))
     }
 
     fn inside(&mut self) -> Result<&mut Inside, RemoteError> {
         if self.inside.is_none() {
-            self.arm()?;
+            let block = self.prepare()?;
+            if let Err(e) = self.puppet.write_block(self.block, &block) {
+                // It has gone nowhere.
+                self.inside = None;
+                return Err(e);
+            }
         }
         Ok(self.inside.as_mut().expect("armed"))
-    }
-
-    /// Opens the gate for it: should ghost die from here on, it runs its program.
-    fn open_gate(&mut self) -> Result<(), RemoteError> {
-        self.inside()?;
-        self.puppet.write_code(self.puppet.block_at(self.block) + arch::BLOCK_ARMED, &1_u32.to_ne_bytes())
     }
 
     /// Sends the thread to `regs`: first the registers, then the mask, so that the way home is complete at any instant.
@@ -480,14 +515,19 @@ impl Entered<'_> {
         self.thread.run(libc::PTRACE_CONT).map_err(step("starting a batch"))
     }
 
-    /// Lets the thread run a program that lies in the scratch area of another.
-    pub(super) fn start_as_guest(&mut self, program: &Program) -> Result<(), RemoteError> {
-        // Its block, which is not armed, first: the owner of the area does not look for the end of a program that nobody runs.
-        self.inside()?;
-        program.write(&self.puppet.memory).map_err(step("writing a batch"))?;
+    /// Sends the thread to the gate before a program that lies in the scratch area of another. Its block and the program are written.
+    pub(super) fn send_as_guest(&mut self, program: &Program) -> Result<(), RemoteError> {
         let regs = self.program_registers(program, arch::slot_map().gate, (program.base(), 0))?;
-        self.dispatch(&regs)?;
-        self.open_gate()?;
+        self.dispatch(&regs)
+    }
+
+    /// It goes nowhere after all.
+    pub(super) fn stay(&mut self) {
+        self.inside = None;
+    }
+
+    /// Lets it run.
+    pub(super) fn go(&self) -> Result<(), RemoteError> {
         self.thread.run(libc::PTRACE_CONT).map_err(step("starting a batch"))
     }
 
@@ -508,38 +548,55 @@ impl Entered<'_> {
         Ok(arch::exec_registers(&self.inside()?.home, &entry))
     }
 
-    /// Waits until the program is done, and asks the thread to stop.
-    pub(super) fn halt_when_done(&mut self, program: &Program) -> Result<(), RemoteError> {
+    /// Waits until the program is done.
+    pub(super) fn wait_until_done(&mut self, program: &Program) -> Result<(), RemoteError> {
         let (thread, puppet) = (self.thread, self.puppet);
         wait_until_done(program, &puppet.memory, thread, |seen| {
             let stop = self.note(seen)?;
             self.pass(stop)
-        })?;
-        thread.interrupt().map_err(step("waiting for a batch"))
+        })
+    }
+
+    /// Waits until the program is done, and asks the thread to stop.
+    pub(super) fn halt_when_done(&mut self, program: &Program) -> Result<(), RemoteError> {
+        self.wait_until_done(program)?;
+        self.call_back()
+    }
+
+    /// Asks the thread to stop after its program.
+    pub(super) fn call_back(&self) -> Result<(), RemoteError> {
+        self.thread.interrupt().map_err(step("waiting for a batch"))
     }
 
     /// Waits until the thread stands in its sleep after [`Entered::halt_when_done`]; what came of its program.
     pub(super) fn end(&mut self, batch: &Batch, program: &Program) -> Result<Outcome, RemoteError> {
+        self.stand()?;
+        program.outcome(batch, &self.puppet.memory)
+    }
+
+    /// Waits until the thread stands in its sleep after [`Entered::call_back`].
+    pub(super) fn stand(&mut self) -> Result<(), RemoteError> {
         let thread = self.thread;
         stop_in_sleep(thread, |seen| {
             let stop = self.note(seen)?;
             self.pass(stop)
         })?;
-        self.check_place()?;
-        program.outcome(batch, &self.puppet.memory)
+        self.check_place().map(drop)
     }
 
     /// The registers of the thread; an error when it is not where ghost left it.
     fn check_place(&mut self) -> Result<Registers, RemoteError> {
         let regs = self.thread.registers().map_err(step("reading registers"))?;
         let ip = arch::instruction_pointer(&regs);
-        if !(self.puppet.foothold.start..self.puppet.foothold.end).contains(&ip) {
+        let is_in = |place: Foothold| (place.start..place.end).contains(&ip);
+        let at_the_door = self.puppet.outpost.is_some_and(is_in);
+        if !at_the_door && !is_in(self.puppet.foothold) {
             // It is home: nothing is left to be put back.
             self.inside = None;
             return Err(escaped());
         }
-        let (map, offset) = (arch::slot_map(), ip - self.puppet.foothold.start);
-        if offset >= map.unmapped && !(map.gate..map.len).contains(&offset) {
+        let (map, offset) = (arch::slot_map(), ip.wrapping_sub(self.puppet.foothold.start));
+        if at_the_door || (offset >= map.unmapped && !(map.gate..map.len).contains(&offset)) {
             // On its way home: still in our hands, but the scratch area is gone, and the mask may be back.
             let inside = self.inside()?;
             inside.scratch = (0, 0);
