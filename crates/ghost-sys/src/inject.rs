@@ -158,9 +158,25 @@ impl Stopped {
     /// The interruption is pending before the call begins to wait, so no time passes. What it returned is given back, such as
     /// `-ERESTART_RESTARTBLOCK` (-516); the thread is in its trap.
     pub fn call_interrupted(&self, at: u64, nr: i64, args: [u64; 6]) -> Result<i64> {
-        self.enter_call(at, nr, args)?;
-        self.trap()?;
-        Ok(self.registers()?.rax as i64)
+        Self::call_interrupted_each(&[(self, at, nr, args)]).pop().expect("one answer for one thread")
+    }
+
+    /// [`Stopped::call_interrupted`] in each of many threads at the same time.
+    pub fn call_interrupted_each(work: &[(&Self, u64, i64, [u64; 6])]) -> Vec<Result<i64>> {
+        let begun: Vec<_> = work.iter().map(|(thread, at, nr, args)| thread.begin_call(*at, *nr, *args)).collect();
+        // Backwards, there and back again: whoever waits for the last finds the others there.
+        let entered = begun.into_iter().zip(work).rev().map(|(begun, (thread, ..))| {
+            begun?;
+            thread.end_step()?;
+            thread.begin_trap()
+        });
+        let entered: Vec<Result<()>> = entered.collect();
+        let left = entered.into_iter().rev().zip(work).map(|(entered, (thread, ..))| {
+            entered?;
+            thread.end_trap()?;
+            Ok(thread.registers()?.rax as i64)
+        });
+        left.collect()
     }
 }
 

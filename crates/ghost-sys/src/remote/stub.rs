@@ -209,7 +209,7 @@ impl Stub {
             let label = pids.last().map_or("clone3".into(), |pid| Label::from(format!("clone3 of {pid}")));
             clone_call(&mut batch, &args, pids, label);
         }
-        let started = match self.start(&batch, 0, false) {
+        let started = match self.start(&batch) {
             Ok(started) => started,
             Err(e) => return (Vec::new(), Err(e)),
         };
@@ -328,28 +328,40 @@ impl Stub {
         while next < work.len() {
             let first = next;
             let mut used: HashMap<*const (), u64> = HashMap::new();
-            let mut started = Vec::new();
+            let mut runs = Vec::new();
             while let Some((stub, batch)) = work.get_mut(next) {
                 let used = used.entry(Arc::as_ptr(&stub.mm)).or_default();
                 let size = (program::size(batch) as u64).next_multiple_of(64);
                 if *used > 0 && *used + size > stub.layout.data_len {
                     break;
                 }
-                started.push(stub.start(batch, *used, trap));
+                runs.push(stub.prepare(batch, *used, trap));
                 *used += size;
                 next += 1;
             }
-            // All are on their way to a stop before the first is waited for.
-            for (i, run) in started.iter_mut().enumerate() {
+            let work = &mut work[first..next];
+            write_all(work, &mut runs);
+            let then = |run: &mut Result<Started, RemoteError>,
+                        next: &mut dyn FnMut(&Started) -> Result<(), RemoteError>| {
                 if let Ok(started) = run
-                    && let Err(e) = work[first + i].0.halt(started, &mut None)
+                    && let Err(e) = next(started)
                 {
                     *run = Err(e);
                 }
+            };
+            for ((stub, _), run) in work.iter_mut().zip(&mut runs) {
+                then(run, &mut |run| stub.launch(run));
             }
-            for (i, run) in started.into_iter().enumerate() {
-                let (stub, batch) = &mut work[first + i];
-                results[first + i] = Some(run.and_then(|run| stub.end(&run, batch, &mut None)));
+            // All are on their way to a stop before the first is waited for; whoever waits for the last finds mostly all others there.
+            for ((stub, _), run) in work.iter_mut().zip(&mut runs).rev() {
+                then(run, &mut |run| stub.halt(run, &mut None));
+            }
+            for ((stub, _), run) in work.iter_mut().zip(&mut runs).rev() {
+                then(run, &mut |run| stub.stand(run, &mut None));
+            }
+            let answers = read_all(work, &mut runs);
+            for ((((_, batch), run), answer), result) in work.iter().zip(runs).zip(answers).zip(&mut results[first..]) {
+                *result = Some(run.and_then(|run| run.program.outcome_of(batch, &answer)));
             }
         }
         results.into_iter().map(|r| r.expect("every stub had its turn")).collect()
@@ -411,29 +423,39 @@ impl Stub {
         Ok(mask & 1 << (libc::SIGTRAP - 1) != 0)
     }
 
-    /// Starts a batch, `skip` bytes into the room; `quiet` where it must end in sleep.
-    fn start(&mut self, batch: &Batch, skip: u64, quiet: bool) -> Result<Started, RemoteError> {
-        const WHAT: &str = "starting a batch";
+    /// Starts a batch.
+    fn start(&mut self, batch: &Batch) -> Result<Started, RemoteError> {
+        let started = self.prepare(batch, 0, false)?;
+        started.program.write(&self.memory).map_err(step("writing a batch"))?;
+        self.launch(&started)?;
+        Ok(started)
+    }
+
+    /// Makes a program of a batch, to be written `skip` bytes into the room; `quiet` where it must end in sleep.
+    fn prepare(&mut self, batch: &Batch, skip: u64, quiet: bool) -> Result<Started, RemoteError> {
         if skip + program::size(batch) as u64 > self.layout.data_len {
             return Err(step("fitting a batch into the stub's room")(Errno(libc::ENOSPC)));
         }
         let quiet = self.is_quiet(batch)? || quiet;
-        let base = self.layout.room() + skip;
-        let program = Program::new(batch, base);
-        program.write(&self.memory).map_err(step("writing a batch"))?;
+        Ok(Started { program: Program::new(batch, self.layout.room() + skip), quiet })
+    }
+
+    /// Lets the thread run a program that is written.
+    fn launch(&mut self, started: &Started) -> Result<(), RemoteError> {
+        const WHAT: &str = "starting a batch";
+        let Started { program, quiet } = started;
         let entry = arch::Entry {
             exec: self.places.exec,
             block: 0,
             record: program.first_record(),
             results: program.first_result(),
-            end: if quiet { self.places.sleep } else { self.places.trap },
-            scratch: (base, 0),
+            end: if *quiet { self.places.sleep } else { self.places.trap },
+            scratch: (program.base(), 0),
         };
         let regs = self.thread.registers().map_err(step(WHAT))?;
         self.thread.set_registers(&arch::exec_registers(&regs, &entry)).map_err(step(WHAT))?;
         self.thread.swallow();
-        self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))?;
-        Ok(Started { program, quiet })
+        self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))
     }
 
     /// Waits for the end of a batch. Children that it makes are put into `born`, or let go to make their own calls.
@@ -444,7 +466,8 @@ impl Stub {
         mut born: Option<&mut Vec<Pid>>,
     ) -> Result<Outcome, RemoteError> {
         self.halt(started, &mut born)?;
-        self.end(started, batch, &mut born)
+        self.stand(started, &mut born)?;
+        started.program.outcome(batch, &self.memory)
     }
 
     /// Asks a batch that ends in sleep to stop there, once it is done.
@@ -458,12 +481,7 @@ impl Stub {
     }
 
     /// Waits for the stop at the end of a batch after [`Stub::halt`].
-    fn end(
-        &mut self,
-        started: &Started,
-        batch: &Batch,
-        born: &mut Option<&mut Vec<Pid>>,
-    ) -> Result<Outcome, RemoteError> {
+    fn stand(&mut self, started: &Started, born: &mut Option<&mut Vec<Pid>>) -> Result<(), RemoteError> {
         const WHAT: &str = "waiting for a batch";
         if started.quiet {
             let (thread, guard) = (&self.thread, &mut self.guard);
@@ -481,7 +499,7 @@ impl Stub {
             }
             self.thread.swallow();
         }
-        started.program.outcome(batch, &self.memory)
+        Ok(())
     }
 
     fn next_stop(&mut self, what: &'static str) -> Result<Stop, RemoteError> {
@@ -497,12 +515,61 @@ impl Stub {
 
 impl Executor for Stub {
     fn run(&mut self, batch: &Batch) -> Result<Outcome, RemoteError> {
-        let started = self.start(batch, 0, false)?;
+        let started = self.start(batch)?;
         self.finish(&started, batch, None)
     }
     fn memory(&self) -> &Memory {
         &self.memory
     }
+}
+
+/// Stubs and their batches that follow each other in one address space, by their places.
+fn by_memory(work: &[(&mut Stub, &Batch)]) -> Vec<std::ops::Range<usize>> {
+    let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
+    for (at, (stub, _)) in work.iter().enumerate() {
+        match groups.last_mut() {
+            Some(group) if Arc::ptr_eq(&work[group.start].0.mm, &stub.mm) => group.end = at + 1,
+            _ => groups.push(at..at + 1),
+        }
+    }
+    groups
+}
+
+/// Writes the programs of all, each address space in one call.
+fn write_all(work: &[(&mut Stub, &Batch)], runs: &mut [Result<Started, RemoteError>]) {
+    for group in by_memory(work) {
+        let memory = &work[group.start].0.memory;
+        let (mut ranges, mut bytes) = (Vec::new(), Vec::new());
+        for started in runs[group.clone()].iter().flatten() {
+            ranges.push((RemoteAddr(started.program.base()), started.program.bytes().len()));
+            bytes.extend_from_slice(started.program.bytes());
+        }
+        if let Err(e) = memory.write_ranges(&ranges, &bytes) {
+            runs[group].iter_mut().filter(|run| run.is_ok()).for_each(|run| *run = Err(step("writing a batch")(e)));
+        }
+    }
+}
+
+/// Reads what came of the programs of all, each address space in one call.
+fn read_all(work: &[(&mut Stub, &Batch)], runs: &mut [Result<Started, RemoteError>]) -> Vec<Vec<u8>> {
+    let mut answers = vec![Vec::new(); work.len()];
+    for group in by_memory(work) {
+        let memory = &work[group.start].0.memory;
+        let done: Vec<_> =
+            group.filter_map(|at| Some((at, runs[at].as_ref().ok()?.program.answer(work[at].1)))).collect();
+        let ranges: Vec<_> = done.iter().flat_map(|(_, parts)| *parts).collect();
+        let mut bytes = vec![0; ranges.iter().map(|part| part.1).sum()];
+        let read = memory.read_ranges(&ranges, &mut bytes);
+        let mut rest = &bytes[..];
+        for (at, parts) in done {
+            let (answer, others) = rest.split_at(parts[0].1 + parts[1].1);
+            (answers[at], rest) = (answer.to_vec(), others);
+            if let Err(e) = read {
+                runs[at] = Err(step("reading the results of a batch")(e));
+            }
+        }
+    }
+    answers
 }
 
 fn is_other_signal(arg: Arg) -> bool {

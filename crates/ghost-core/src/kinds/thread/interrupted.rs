@@ -4,7 +4,7 @@
 //! calls are simply made again by the kernel with the registers as they are. Four kinds have state of their own there,
 //! `-ERESTART_RESTARTBLOCK`: a sleep, a poll with a limit, a futex wait with a limit, all relative to when they began. A new
 //! thread lacks that state. So it makes the same call once, with the time that is left, and is interrupted before it waits
-//! ([`ghost_sys::ptrace::Stopped::call_interrupted`]): then the kernel remembers, and restarts it as it would have.
+//! ([`ghost_sys::ptrace::Stopped::call_interrupted_each`]): then the kernel remembers, and restarts it as it would have.
 //!
 //! What is left is exact where the kernel wrote it to the program (the second argument of `nanosleep(2)`), and else the
 //! limit less the time the thread had been asleep ([`crate::asleep`]).
@@ -13,9 +13,9 @@ use crate::asleep::Asleep;
 use crate::detour::Slots;
 use crate::error::{Cause, Context, KindError};
 use ghost_image::record as rec;
-use ghost_sys::ptrace::{Registers, Stopped};
+use ghost_sys::Errno;
+use ghost_sys::ptrace::Registers;
 use ghost_sys::remote::{Memory, RemoteAddr};
-use ghost_sys::{Errno, Result};
 
 const ERESTART_RESTARTBLOCK: i64 = -516;
 const ERESTARTNOHAND: i64 = -514;
@@ -44,18 +44,14 @@ pub(super) fn export(
     general: &[u8],
     memory: &Memory,
     asleep: Option<Asleep>,
-) -> std::result::Result<Option<rec::Interrupted>, KindError> {
+) -> Result<Option<rec::Interrupted>, KindError> {
     match exact(general, memory, asleep) {
         Err(KindError { cause: Cause::Kernel(Errno(libc::EFAULT)), .. }) => Ok(None),
         other => other,
     }
 }
 
-fn exact(
-    general: &[u8],
-    memory: &Memory,
-    asleep: Option<Asleep>,
-) -> std::result::Result<Option<rec::Interrupted>, KindError> {
+fn exact(general: &[u8], memory: &Memory, asleep: Option<Asleep>) -> Result<Option<rec::Interrupted>, KindError> {
     let nr = reg!(general, orig_rax) as i64;
     let error = reg!(general, rax) as i64;
     if nr < 0 || error != ERESTART_RESTARTBLOCK {
@@ -63,7 +59,7 @@ fn exact(
     }
     let nr = asleep.map_or(nr, |a| a.nr);
     let age = asleep.and_then(|a| a.age_ns).unwrap_or(0);
-    let span = |at: u64| -> std::result::Result<i64, KindError> {
+    let span = |at: u64| -> Result<i64, KindError> {
         let mut bytes = [0; 16];
         memory.read(RemoteAddr(at), &mut bytes).step("reading how long it was to sleep")?;
         let word = |i: usize| i64::from_ne_bytes(bytes[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
@@ -90,32 +86,62 @@ pub(super) fn limited(nr: i64, remaining_ns: i64) -> rec::Interrupted {
     rec::Interrupted { nr, error: ERESTARTNOHAND, remaining_ns, deadline_ns: 0, clock: 0 }
 }
 
-/// Puts a thread in its trap back into the call that `interrupted` describes, and says which rax its registers need.
+/// How a thread gets back into a call.
+pub(super) enum Plan {
+    /// As the registers say.
+    Known(Continue),
+    /// It has to make it, and be interrupted in it.
+    Call(Call),
+}
+
+/// A call that a thread makes so that the kernel remembers it.
+pub(super) struct Call {
+    pub nr: i64,
+    pub args: [u64; 6],
+    /// A `struct timespec`, which must be where the arguments say it is.
+    pub time: [u8; TIME_LEN],
+    /// Registers for a call that was to be made again, not to be continued.
+    anew: Option<Registers>,
+}
+
+/// Bytes of [`Call::time`].
+pub(super) const TIME_LEN: usize = 16;
+
+impl Call {
+    /// How the thread goes on when the call has returned this.
+    pub(super) fn end(&self, value: i64) -> Continue {
+        match (value, self.anew) {
+            (ERESTART_RESTARTBLOCK, Some(regs)) => {
+                Continue::Registers(Registers { rax: ERESTART_RESTARTBLOCK as u64, orig_rax: self.nr as u64, ..regs })
+            }
+            (ERESTART_RESTARTBLOCK, None) => Continue::Asleep,
+            (value, _) => Continue::Returned(value),
+        }
+    }
+}
+
+/// Says how a thread in its trap gets back into the call that `interrupted` describes.
 ///
-/// `at` is a `syscall` instruction of the program, `scratch` 16 bytes of room that the kernel may read.
-pub(super) fn import(
+/// `room` is where [`Call::time`] will be.
+pub(super) fn plan(
     interrupted: &rec::Interrupted,
     regs: &Registers,
-    thread: &Stopped,
-    memory: &Memory,
-    at: u64,
-    scratch: RemoteAddr,
+    room: RemoteAddr,
     slots: Option<&mut Slots>,
-) -> Result<Continue> {
+) -> Plan {
     let left = interrupted.remaining_ns.max(0);
     let restarts_anew = interrupted.error == ERESTARTNOHAND;
     if restarts_anew {
         if let Some(detour) = slots.and_then(|s| s.registers(regs, interrupted.nr, left)) {
-            return Ok(Continue::Registers(detour));
+            return Plan::Known(Continue::Registers(detour));
         }
         // No room for a detour: some calls can be remembered by the kernel, the others begin their time anew.
         if !matches!(interrupted.nr, libc::SYS_poll | libc::SYS_nanosleep | libc::SYS_clock_nanosleep | libc::SYS_futex)
         {
-            return Ok(Continue::Asleep);
+            return Plan::Known(Continue::Asleep);
         }
     }
-    memory.write(scratch, &[(left / NS).to_ne_bytes(), (left % NS).to_ne_bytes()].concat())?;
-    let (mut args, room) = ([regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9], scratch.0);
+    let (mut args, room) = ([regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9], room.0);
     let nr = interrupted.nr;
     match nr {
         libc::SYS_nanosleep => args[0] = room,
@@ -130,15 +156,12 @@ pub(super) fn import(
         // An absolute limit in the program's own memory.
         libc::SYS_futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT_BITSET => {}
         // A call that this kernel restarts and we don't know: as if a signal had interrupted it.
-        _ => return Ok(Continue::Returned(-i64::from(libc::EINTR))),
+        _ => return Plan::Known(Continue::Returned(-i64::from(libc::EINTR))),
     }
-    match thread.call_interrupted(at, nr, args)? {
-        ERESTART_RESTARTBLOCK if restarts_anew => {
-            Ok(Continue::Registers(Registers { rax: ERESTART_RESTARTBLOCK as u64, orig_rax: nr as u64, ..*regs }))
-        }
-        ERESTART_RESTARTBLOCK => Ok(Continue::Asleep),
-        value => Ok(Continue::Returned(value)),
-    }
+    let mut time = [0; TIME_LEN];
+    time[..8].copy_from_slice(&(left / NS).to_ne_bytes());
+    time[8..].copy_from_slice(&(left % NS).to_ne_bytes());
+    Plan::Call(Call { nr, args, time, anew: restarts_anew.then_some(*regs) })
 }
 
 /// How a thread goes on.

@@ -3,7 +3,7 @@
 //! [`settle`] brings every thread into the trap in which the kernel judges interrupted calls ([`Stopped::trap`]), where it has
 //! its final state and only has to be let go. All of it can still be undone: the threads end with ghost. [`go`] lets them go.
 
-use super::interrupted::{self, Continue};
+use super::interrupted::{self, Continue, Plan};
 use super::stubs;
 use crate::detour::Slots;
 use crate::error::{Context, KindError};
@@ -64,41 +64,15 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
     }
     for (building, record) in cx.building.iter_mut().zip(&model.processes) {
-        for (stub, thread) in stubs(building).zip(&record.threads) {
+        // Whoever waits for the last finds the others there.
+        let all: Vec<_> = stubs(building).zip(&record.threads).collect();
+        for (stub, thread) in all.into_iter().rev() {
             let what = || format!("tid {}", thread.tid);
             stub.thread.end_trap().step_on(record.pid, what, "bringing it to its trap")?;
             failpoint::hit("settle.trap")?;
         }
     }
-    // Continued calls need a little room, which the executor still has.
-    let scratch = cx.layout.base.plus(4096);
-    let mut ends: Vec<Vec<Option<Continue>>> = Vec::new();
-    for (building, record) in cx.building.iter_mut().zip(&model.processes) {
-        let mut of_process = Vec::new();
-        let mut slots = slots(model, record, building)?;
-        let pid = building.pid;
-        for (stub, thread) in stubs(building).zip(&record.threads) {
-            let what = || format!("tid {}", thread.tid);
-            for fault in thread.pending.iter().filter(|i| kinds::signal::is_fault(i)) {
-                // Blocked until the thread goes.
-                stub.thread.set_signal_mask(u64::MAX).step_on(record.pid, what, "blocking its signals")?;
-                let place = (stub.memory(), scratch);
-                kinds::signal::queue_fault(&stub.thread, fault, place, instructions[&record.mm_id], pid)
-                    .map_err(|e| e.on(record.pid, what()))?;
-            }
-            let registers = thread.registers.as_ref().map(|r| decode(&r.general));
-            of_process.push(match (&thread.interrupted, registers) {
-                (Some(i), Some(Some(regs))) => {
-                    let at = instructions[&record.mm_id];
-                    let how = interrupted::import(i, &regs, &stub.thread, stub.memory(), at, scratch, slots.as_mut());
-                    Some(how.step_on(record.pid, what, "continuing its system call")?)
-                }
-                _ => None,
-            });
-            failpoint::hit("settle.continue")?;
-        }
-        ends.push(of_process);
-    }
+    let ends = continue_calls(cx, &instructions)?;
     let (base, len) = (cx.layout.base.0, cx.layout.len());
     let mut unmapping = Vec::with_capacity(users.len());
     let mut whose = Vec::with_capacity(users.len());
@@ -122,6 +96,90 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             done.map_err(|e| e.on(record.pid, format!("tid {}", thread.tid)))?;
             failpoint::hit("settle.registers")?;
         }
+    }
+    Ok(())
+}
+
+/// A call that a thread has to be put back into.
+struct Continued<'a> {
+    /// Which process and thread it is.
+    at: (usize, usize),
+    thread: &'a Stopped,
+    instruction: u64,
+    call: interrupted::Call,
+}
+
+/// Calls that are continued at the same time, by all processes together; a process has room for its own threads besides.
+const CALLS_AT_ONCE: usize = 4096;
+
+/// Queues signals of faults, and puts each thread into the call in which it was stopped; how each goes on, by process.
+fn continue_calls(
+    cx: &ImportCx<'_>,
+    instructions: &HashMap<u32, u64>,
+) -> Result<Vec<Vec<Option<Continue>>>, KindError> {
+    let model = cx.model;
+    // Continued calls need a little room, which the executor still has.
+    let scratch = cx.layout.base.plus(4096);
+    let mut ends: Vec<Vec<Option<Continue>>> = Vec::new();
+    let mut calls = Vec::new();
+    for (index, (building, record)) in cx.building.iter().zip(&model.processes).enumerate() {
+        let mut of_process = Vec::new();
+        let mut slots = slots(model, record, building)?;
+        let (pid, mut times) = (building.pid, Vec::new());
+        let here = scratch.plus((calls.len() * interrupted::TIME_LEN) as u64);
+        let stubs = || building.leader.iter().chain(&building.threads);
+        for (nth, (stub, thread)) in stubs().zip(&record.threads).enumerate() {
+            let what = || format!("tid {}", thread.tid);
+            for fault in thread.pending.iter().filter(|i| kinds::signal::is_fault(i)) {
+                // Blocked until the thread goes.
+                stub.thread.set_signal_mask(u64::MAX).step_on(record.pid, what, "blocking its signals")?;
+                let place = (stub.memory(), here);
+                kinds::signal::queue_fault(&stub.thread, fault, place, instructions[&record.mm_id], pid)
+                    .map_err(|e| e.on(record.pid, what()))?;
+            }
+            failpoint::hit("settle.continue")?;
+            let registers = thread.registers.as_ref().and_then(|r| decode(&r.general));
+            let (Some(i), Some(regs)) = (&thread.interrupted, registers) else {
+                of_process.push(None);
+                continue;
+            };
+            let room = scratch.plus((calls.len() * interrupted::TIME_LEN) as u64);
+            of_process.push(match interrupted::plan(i, &regs, room, slots.as_mut()) {
+                Plan::Known(end) => Some(end),
+                Plan::Call(call) => {
+                    times.extend_from_slice(&call.time);
+                    let instruction = instructions[&record.mm_id];
+                    calls.push(Continued { at: (index, nth), thread: &stub.thread, instruction, call });
+                    None
+                }
+            });
+        }
+        if let Some(stub) = stubs().next().filter(|_| !times.is_empty()) {
+            stub.memory().write(here, &times).step_on(record.pid, String::new, "continuing its system calls")?;
+        }
+        ends.push(of_process);
+        if calls.len() >= CALLS_AT_ONCE {
+            make_calls(model, &mut calls, &mut ends)?;
+        }
+    }
+    make_calls(model, &mut calls, &mut ends)?;
+    Ok(ends)
+}
+
+/// Makes these calls, and notes how their threads go on.
+fn make_calls(
+    model: &Model,
+    calls: &mut Vec<Continued<'_>>,
+    ends: &mut [Vec<Option<Continue>>],
+) -> Result<(), KindError> {
+    let work: Vec<_> = calls.iter().map(|c| (c.thread, c.instruction, c.call.nr, c.call.args)).collect();
+    for (value, Continued { at: (index, nth), call, .. }) in
+        Stopped::call_interrupted_each(&work).into_iter().zip(calls.drain(..))
+    {
+        let record = &model.processes[index];
+        let what = || format!("tid {}", record.threads[nth].tid);
+        let value = value.step_on(record.pid, what, "continuing its system call")?;
+        ends[index][nth] = Some(call.end(value));
     }
     Ok(())
 }
