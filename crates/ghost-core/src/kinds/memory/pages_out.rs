@@ -70,8 +70,12 @@ pub fn write<W: Write + Send>(
     })
 }
 
-/// Larger sections for what would take more than half of those that a ghost may have.
+/// Larger sections for what would take more than half of those that a ghost may have. Of little the buffer's own pages cost most: each
+/// has to be given to ghost first.
 fn section_bytes(total: u64) -> u64 {
+    if total < WORTH_THREADS {
+        return HOT as u64;
+    }
     let least = total / (MAX_SECTIONS / 2) + 1;
     least.next_power_of_two().clamp(SECTION, MAX_DATA)
 }
@@ -351,7 +355,8 @@ mod tests {
 
     #[test]
     fn sections_grow_with_what_they_must_hold() {
-        assert_eq!(section_bytes(0), SECTION);
+        assert_eq!(section_bytes(0), HOT as u64);
+        assert_eq!(section_bytes(WORTH_THREADS), SECTION);
         assert_eq!(section_bytes(200 << 30), SECTION);
         for total in [1_u64 << 39, 1 << 40, 7 << 40, 30 << 40] {
             let bytes = section_bytes(total);
