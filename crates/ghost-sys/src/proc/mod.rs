@@ -112,6 +112,9 @@ thread_local! {
 /// seq_file hands out about a page a call, unless one record is longer.
 const READ_ROOM: usize = 8 << 10;
 
+/// Bytes of a file that are parsed at once where it is parsed in parts.
+const PART: usize = 32 << 10;
+
 /// Whether the kernel makes this file as one record (`single_open`): then a read that leaves room has got all of it.
 fn is_one_record(name: &str) -> bool {
     let (dir, last) = name.rsplit_once('/').unwrap_or(("", name));
@@ -159,6 +162,45 @@ impl ProcDir {
     /// Reads a file whole and parses it.
     pub fn parse<T>(&self, name: &str, parser: impl FnOnce(&[u8]) -> Parsed<T>) -> ProcResult<T> {
         Ok(self.with_bytes(name, parser)??)
+    }
+    /// Reads a file and gives it to `parse` in parts; that says how many bytes it has taken, and gets the others again with the next
+    /// part. It is told of the last one. For long files: pages that are new to ghost cost more than the reading.
+    pub(crate) fn parse_in_parts(&self, name: &str, parse: impl FnMut(&[u8], bool) -> Parsed<usize>) -> ProcResult<()> {
+        let file = File::from(self.open_file(name, libc::O_RDONLY)?);
+        let mut buf = BUFFER.take();
+        let outcome = self.parts(name, file, &mut buf, parse);
+        BUFFER.set(buf);
+        outcome
+    }
+    fn parts(
+        &self,
+        name: &str,
+        mut file: File,
+        buf: &mut Vec<u8>,
+        mut parse: impl FnMut(&[u8], bool) -> Parsed<usize>,
+    ) -> ProcResult<()> {
+        buf.resize(buf.len().max(PART + 2 * READ_ROOM), 0);
+        let mut len = 0;
+        loop {
+            if buf.len() - len < READ_ROOM {
+                buf.resize(len + 2 * READ_ROOM, 0);
+            }
+            match file.read(&mut buf[len..]) {
+                Ok(n) => {
+                    len += n;
+                    if len >= PART || n == 0 {
+                        let taken = parse(&buf[..len], n == 0)?;
+                        buf.copy_within(taken..len, 0);
+                        len -= taken;
+                    }
+                    if n == 0 {
+                        return Ok(());
+                    }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.failed(name, e.into())),
+            }
+        }
     }
     /// Appends a whole file to `buf`.
     pub fn read_into(&self, name: &str, buf: &mut Vec<u8>) -> ProcResult<()> {

@@ -151,8 +151,13 @@ pub struct Smap {
 
 /// Parses `/proc/PID/smaps`.
 pub fn parse_smaps(text: &[u8]) -> Parsed<Vec<Smap>> {
+    let mut all = Vec::with_capacity(text.len() / 640);
+    parse_more(text, &mut all)?;
+    Ok(all)
+}
+
+fn parse_more(text: &[u8], all: &mut Vec<Smap>) -> Parsed<()> {
     let at = At("smaps");
-    let mut all: Vec<Smap> = Vec::with_capacity(text.len() / 640);
     for line in lines(text) {
         // A line of `maps` begins with an address in lower case, all others with a capital letter.
         if !line[0].is_ascii_uppercase() {
@@ -198,12 +203,23 @@ pub fn parse_smaps(text: &[u8]) -> Parsed<Vec<Smap>> {
         };
         *field = at.dec("size", words(value).next().unwrap_or(b""))?;
     }
-    Ok(all)
+    Ok(())
+}
+
+/// How many of these bytes are whole lines.
+fn whole_lines(text: &[u8]) -> usize {
+    text.iter().rposition(|b| *b == b'\n').map_or(0, |last| last + 1)
 }
 
 /// Reads the mappings of a process with what they hold, ascending.
 pub fn read_smaps(dir: &ProcDir) -> ProcResult<Vec<Smap>> {
-    dir.parse("smaps", parse_smaps)
+    let mut all = Vec::new();
+    dir.parse_in_parts("smaps", |text, is_last| {
+        let whole = if is_last { text.len() } else { whole_lines(text) };
+        parse_more(&text[..whole], &mut all)?;
+        Ok(whole)
+    })?;
+    Ok(all)
 }
 
 fn empty(mapping: Mapping) -> Smap {
@@ -280,6 +296,12 @@ VmFlags: ex
         assert_eq!(stack.unknown_flags, b"zz");
         assert_eq!(all[1].flags, VmFlags::EXEC);
         assert!(parse_smaps(b"Rss: 1 kB\n").is_err());
+        for cut in 1..TEXT.len() {
+            let (first, mut parts) = (whole_lines(&TEXT[..cut]), Vec::new());
+            parse_more(&TEXT[..first], &mut parts).unwrap();
+            parse_more(&TEXT[first..], &mut parts).unwrap();
+            assert_eq!(parts, all);
+        }
     }
 
     #[test]

@@ -22,16 +22,28 @@ const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 impl Stopped {
     /// A register set (`NT_*`) of any type, as long as this CPU makes it; PTRACE_GETREGSET.
     pub fn regset(&self, kind: u32) -> Result<Vec<u8>> {
-        let mut buf = vec![0_u8; 4096];
+        // Hardly any is longer.
+        let mut buf = [0_u8; 4096];
+        let len = self.read_regset(kind, &mut buf)?;
+        if len < buf.len() {
+            return Ok(buf[..len].to_vec());
+        }
+        let mut buf = vec![0; 4 * buf.len()];
         loop {
-            let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
-            self.ask(libc::PTRACE_GETREGSET, kind as u64, (&raw mut iov).cast())?;
-            if iov.iov_len < buf.len() {
-                buf.truncate(iov.iov_len);
+            let len = self.read_regset(kind, &mut buf)?;
+            if len < buf.len() {
+                buf.truncate(len);
                 return Ok(buf);
             }
             buf.resize(buf.len() * 4, 0);
         }
+    }
+
+    /// Reads as much of a register set as there is room for.
+    fn read_regset(&self, kind: u32, buf: &mut [u8]) -> Result<usize> {
+        let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+        self.ask(libc::PTRACE_GETREGSET, kind as u64, (&raw mut iov).cast())?;
+        Ok(iov.iov_len)
     }
 
     /// Sets a register set of any type; PTRACE_SETREGSET.
