@@ -239,11 +239,12 @@ impl Running {
                         return Ok(Err(thread));
                     }
                     // Mostly it stops at once: the CPU is given away for that, and only then is it worth a sleep.
-                    if waited < std::time::Duration::from_micros(100) {
+                    if waited < std::time::Duration::from_micros(200) {
                         std::thread::yield_now();
                     } else {
                         std::thread::sleep(pause);
-                        pause = (pause * 2).min(std::time::Duration::from_millis(2));
+                        // It may be the last of many: never for much longer than it has taken so far.
+                        pause = (waited / 8).clamp(pause, std::time::Duration::from_millis(2));
                     }
                     thread
                 }

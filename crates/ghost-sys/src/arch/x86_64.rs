@@ -112,7 +112,7 @@ ghost_slot_wait:
     syscall
 ghost_slot_left:
     // Signals may still be open, should ghost have died before it blocked them; rsp is about to point at no stack.
-    lea rsi, [rip + ghost_slot_data + 32]
+    lea rsi, [rip + ghost_slot_data + 24]
     mov eax, 14
     mov edi, 2
     xor edx, edx
@@ -121,19 +121,19 @@ ghost_slot_left:
     test r14, r14
     jz ghost_slot_unmapped
     // Whose block is armed may still run in the area.
-    mov ecx, [rip + ghost_slot_data + 40]
+    mov ecx, [rip + ghost_slot_data + 32]
     mov rax, r15
-    mov r8, [rip + ghost_slot_data + 48]
+    mov r8, [rip + ghost_slot_data + 40]
 2:  jrcxz 3f
     dec ecx
-    mov edx, [rip + ghost_slot_data + 44]
+    mov edx, [rip + ghost_slot_data + 36]
     add rax, rdx
     add r8, 192
     cmp dword ptr [r8 + 76], 0
     je 2b
     cmp dword ptr [rax], 1
     je 2b
-    lea r8, [rip + ghost_slot_data + 16]
+    lea r8, [rip + ghost_slot_data + 8]
     dec ebx
     jnz 1b
     jmp ghost_slot_unmapped
@@ -186,7 +186,7 @@ ghost_slot_gate:
     jmp ghost_exec
     .balign 8
 ghost_slot_data:
-    .fill 56, 1, 0
+    .fill 48, 1, 0
 ghost_slot_end:
     .popsection
 "#
@@ -273,7 +273,8 @@ pub fn slot_code(seconds: u64, others: (usize, u64)) -> Vec<u8> {
     let mut code = between(&raw const ghost_exec, &raw const ghost_slot_end).to_vec();
     let nap_ns = 10_000_000;
     let before = others.1.wrapping_sub(BLOCK_LEN).wrapping_add(BLOCK_MIDDLE);
-    let words = [seconds, 0, 0, nap_ns, u64::MAX, others.0 as u64, before];
+    // Two timespecs, of which the second begins with the zero that ends the first.
+    let words = [seconds, 0, nap_ns, u64::MAX, others.0 as u64, before];
     let data = (&raw const ghost_slot_data).addr() - (&raw const ghost_exec).addr();
     for (i, word) in words.iter().enumerate() {
         code[data + i * 8..data + i * 8 + 8].copy_from_slice(&word.to_le_bytes());
@@ -478,9 +479,9 @@ mod tests {
         }
         assert_eq!(&code[..exec_code().len()], exec_code());
         let word = |at: u64| u64::from_le_bytes(code[at as usize..at as usize + 8].try_into().unwrap());
-        let data = map.len - 56;
-        assert_eq!([0, 8, 16, 24, 32, 40, 48].map(|at| word(data + at)), [2, 0, 0, 10_000_000, u64::MAX, 3, 0xf80]);
-        assert_eq!(slot_part_at(), data + 44);
+        let data = map.len - 48;
+        assert_eq!([0, 8, 16, 24, 32, 40].map(|at| word(data + at)), [2, 0, 10_000_000, u64::MAX, 3, 0xf80]);
+        assert_eq!(slot_part_at(), data + 36);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use std::fs;
 /// A page is 4096 bytes on every processor that ghost knows so far.
 const PAGE: u64 = 4096;
 const MARK: u64 = 0x7473_6f68_6720_7369; // "is ghost"
+/// Bytes of zeros that may belong to what stands before them.
+const KEPT_ZEROS: u64 = 16;
 /// Bytes of the mark.
 pub(super) const MARK_LEN: u64 = 16;
 
@@ -69,6 +71,9 @@ impl Foothold {
                     continue;
                 }
             }
+            // What is kept there may end in zeros: the time of a detour.
+            let start = if marked { found.start } else { (found.start + KEPT_ZEROS).min(found.end) };
+            let found = Self { start, ..found };
             if longest.is_none_or(|(l, _)| l.room() < found.room()) {
                 longest = Some((found, marked));
             }

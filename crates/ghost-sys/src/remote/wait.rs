@@ -6,6 +6,9 @@ use crate::Errno;
 use crate::ptrace::{Stop, Stopped};
 use std::time::{Duration, Instant};
 
+/// For how long to look, giving the CPU away, before a sleep: that takes 70 microseconds at least.
+const SOON: Duration = Duration::from_micros(200);
+
 /// What a wait found: a stop, or the wait status of the end.
 pub(super) type Seen = Result<Stop, i32>;
 
@@ -22,7 +25,7 @@ pub(super) fn wait_until_done(
     let mut begin = None;
     // An error of the look is a hint that the thread has ended or gone; the wait below tells which.
     while !program.is_done(memory).unwrap_or(true) {
-        if begin.get_or_insert_with(Instant::now).elapsed() < Duration::from_micros(40) {
+        if begin.get_or_insert_with(Instant::now).elapsed() < SOON {
             // It may be waiting for the very CPU on which we look.
             std::thread::yield_now();
         } else if let Some(seen) = thread.wait_again(libc::WNOHANG).map_err(fail)? {
