@@ -206,7 +206,7 @@ impl Puppet {
     }
 
     /// Takes back everything (scratch memory, code in the unused tail) using `thread`; the process is as it was.
-    pub fn finish(mut self, _thread: &Stopped) -> Result<(), RemoteError> {
+    pub fn finish(self, _thread: &Stopped) -> Result<(), RemoteError> {
         // Scratch memory went with each thread that left, since it must never be there without one that would unmap it.
         self.clear()
     }
