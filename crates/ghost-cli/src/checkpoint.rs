@@ -46,6 +46,20 @@ pub fn run(cli: &Cli, args: &Checkpoint) -> Result<ExitCode, Fail> {
             say::ms(report.frozen()),
             say::ms(report.total()),
         )?;
+        if args.stop {
+            crate::answer!("stopped, all of it: {} lets it run on", continuing(&report.pids))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The command that continues these processes.
+fn continuing(pids: &[i32]) -> String {
+    /// More than these are not named one by one.
+    const NAMED: usize = 20;
+    if pids.len() > NAMED {
+        return format!("kill -CONT for each of {} processes, pid {} the first,", pids.len(), pids[0]);
+    }
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+    format!("`kill -CONT {}`", pids.join(" "))
 }

@@ -110,8 +110,15 @@ pub struct Exporting {
 /// Names everything of a running tree that cannot travel. Touches nothing.
 pub fn check(root: Pid) -> Result<Vec<Blocker>, Error> {
     guard_root(root).map_err(|e| failed(Action::Check, root, e, "nothing was touched"))?;
-    let view = TreeView::of_running(root).map_err(|e| failed(Action::Check, root, e, "nothing was touched"))?;
-    Ok(blockers(&view, &ExportOptions::default()))
+    let began = std::time::Instant::now();
+    loop {
+        match TreeView::of_running(root) {
+            Ok(view) => return Ok(blockers(&view, &ExportOptions::default())),
+            // A child that has ended while it was looked at, as those of a shell script do all the time.
+            Err(e) if e.pid != 0 && e.pid != root && crate::import::has_ended(e.pid) && began.elapsed() < PATIENCE => {}
+            Err(e) => return Err(failed(Action::Check, root, e, "nothing was touched")),
+        }
+    }
 }
 
 fn blockers(view: &TreeView, options: &ExportOptions) -> Vec<Blocker> {
@@ -224,6 +231,7 @@ impl Exporting {
         model.host.notes.clone_from(&notes);
         report.notes = notes;
         report.processes = view.processes.len();
+        report.pids.clone_from(&pids);
         report.threads = view.processes.iter().map(|p| p.threads.len()).sum();
         report.stage("kinds");
         let progress = options.progress.clone().unwrap_or_default();
@@ -388,6 +396,19 @@ mod tests {
         }
         let own = ghost_sys::proc::read_stat(&ghost_sys::proc::ProcDir::own().unwrap()).unwrap();
         assert!(!is_of_the_kernel(&own));
+    }
+
+    #[test]
+    fn children_that_end_while_they_are_looked_at_are_left_out() {
+        let mut shell = std::process::Command::new("/bin/sh")
+            .args(["-c", "while :; do /bin/true; done"])
+            .stdin(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let seen: Vec<_> = (0..40).map(|_| check(shell.id() as Pid).map(drop)).collect();
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!(seen.iter().all(Result::is_ok), "{seen:?}");
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub struct Report {
     pub stages: Vec<(&'static str, Duration)>,
     /// Processes.
     pub processes: usize,
+    /// Of an export: their pids, the root first.
+    pub pids: Vec<ghost_sys::Pid>,
     /// Threads.
     pub threads: usize,
     /// Bytes of memory that were looked at.
@@ -33,6 +35,7 @@ impl Report {
             last: now,
             stages: Vec::new(),
             processes: 0,
+            pids: Vec::new(),
             threads: 0,
             bytes_read: 0,
             page_bytes: 0,
