@@ -6,14 +6,16 @@
 //! `rt_tgsigqueueinfo(2)` (in [`super::thread`]). Order within each queue is kept.
 //!
 //! While the tree was made, helpers and zombies ended and left their SIGCHLD: ignoring a signal for a moment takes it out of
-//! every queue, so each action is set twice. Masks are full until the last moment.
+//! every queue, so the action of each that waits is set twice. Masks are full until the last moment.
 //!
 //! The signal of a periodic POSIX timer is sent again by the timer itself ([`super::timer`]).
 
+use crate::abreast;
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
 use ghost_image::record as rec;
+use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::Stopped;
 use ghost_sys::remote::{Batch, DataRef, Label, Memory, RemoteAddr};
 use ghost_sys::{Errno, Pid, nr};
@@ -133,8 +135,12 @@ pub(super) fn queue(batch: &mut Batch, infos: &[rec::SigInfo], tgid: Pid, tid: O
 /// Empties the queues of what building the tree left there, sets every action and queues what waited.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
+    let pids: Vec<Pid> = cx.building.iter().map(|b| b.pid).collect();
+    let waiting = abreast::each(&pids, abreast::PROCESSES, |&pid| waiting(pid));
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         let pid = cx.building[index].pid;
+        // Threads that are there already have queues of their own.
+        let waiting = if cx.apart.iter().any(|a| a.process == index) { u64::MAX } else { waiting[index] };
         if let Some(leader) = cx.building[index].leader.as_ref() {
             hold_traps(&leader.thread, &record.pending).map_err(|e| e.on(record.pid, "pending signals"))?;
         }
@@ -147,15 +153,26 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
                 // Nobody sends it to a process under construction, and its batches are faster with the default.
                 continue;
             }
-            set_action(batch, signal, ignored);
+            let waits = waiting >> (signal - 1) & 1 != 0;
+            if waits {
+                set_action(batch, signal, ignored);
+            }
             // A process that shares its actions with an earlier one sets them again: it has its own queue to empty.
             let own = action.map(|a| action_data(batch, [a.handler, a.flags, a.restorer, a.mask]));
-            set_action(batch, signal, own.unwrap_or(default));
+            if let Some(wanted) = own.or(waits.then_some(default)) {
+                set_action(batch, signal, wanted);
+            }
         }
         queue(batch, &record.pending, pid, None, &|p| pids.get(&p).copied().unwrap_or(p));
         cx.pids = pids;
     }
     cx.flush_all()
+}
+
+/// Signals that wait for a new process or its first thread, as a mask; all, where that cannot be read.
+fn waiting(pid: Pid) -> u64 {
+    let status = ProcDir::open(pid).and_then(|dir| proc::read_status(&dir));
+    status.map_or(u64::MAX, |s| s.sig_pending | s.shared_pending)
 }
 
 /// Blocks SIGTRAP too, where one has to wait: unblocked it would be lost.
