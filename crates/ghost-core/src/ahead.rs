@@ -1,70 +1,78 @@
-//! A ghost in a file, read at any offset: from the page cache at once, from the disk ahead of who needs it.
+//! A ghost in a file, read at any offset: from the page cache, or past it from the disk.
 //!
-//! A read that does not find its bytes in the page cache (`preadv2(2)`, RWF_NOWAIT) shows that the file is cold; from there on
-//! the kernel is asked for more of it ahead (`posix_fadvise(2)`, POSIX_FADV_WILLNEED), so that the disk always has work, whatever
-//! the threads do that read here and there.
+//! A read that does not find its bytes in the page cache (`preadv2(2)`, RWF_NOWAIT) shows that the file is cold. From there on it is
+//! read in order ([`ReadAt::in_order`]), and what is aligned to pages comes straight from the disk (`O_DIRECT`): no page of the cache
+//! is made for it, and nothing is copied. That pays with memory in huge pages ([`ghost_sys::huge`]), which the disk takes in large
+//! pieces; without such the kernel's own readahead is better, and is left to it.
 
 use ghost_image::ReadAt;
-use rustix::fs::Advice;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How far ahead the disk is asked.
-const AHEAD: u64 = 16 << 20;
-/// What is asked for at once: the kernel cuts what is more than a request of the disk takes.
-const PIECE: u64 = 256 << 10;
+/// Of addresses, offsets and lengths that go past the page cache; no disk asks for more.
+const ALIGNED: usize = 4096;
 
 /// The file of a ghost.
 #[derive(Debug)]
 pub struct Ahead<'f> {
     file: &'f File,
-    /// Up to here the disk was asked.
-    asked: AtomicU64,
+    /// A read did not find its bytes.
+    cold: AtomicBool,
+    /// The same file, past the page cache, once it is wanted and where that can be had.
+    direct: OnceLock<Option<File>>,
 }
 
 impl<'f> Ahead<'f> {
     /// Reads this file.
     pub fn new(file: &'f File) -> Self {
-        Self { file, asked: AtomicU64::new(0) }
+        Self { file, cold: AtomicBool::new(false), direct: OnceLock::new() }
     }
 
-    fn ask(&self, from: u64) {
-        let end = from + AHEAD;
-        loop {
-            let asked = self.asked.load(Ordering::Relaxed);
-            let at = asked.max(from / PIECE * PIECE);
-            if at >= end {
-                return;
-            }
-            let mine = self.asked.compare_exchange(asked, at + PIECE, Ordering::Relaxed, Ordering::Relaxed);
-            // Only a hint.
-            if mine.is_ok()
-                && let Some(len) = std::num::NonZeroU64::new(PIECE)
-            {
-                let _ = rustix::fs::fadvise(self.file, at, Some(len), Advice::WillNeed);
-            }
-        }
+    fn direct(&self) -> Option<&File> {
+        let open = || {
+            // A description of our own: that of the file is not ours to change.
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+            let file = || rustix::fs::open(path, flags, Mode::empty()).ok().map(File::from);
+            if ghost_sys::huge::available() { file() } else { None }
+        };
+        self.direct.get_or_init(open).as_ref()
     }
 }
 
 impl ReadAt for Ahead<'_> {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let wanted = into.len();
-        match rustix::io::preadv2(self.file, &mut [IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT) {
-            Ok(done) if done == wanted => return Ok(done),
-            // The end of the file, or of what is in the page cache.
-            Ok(0) | Err(Errno::AGAIN) => self.ask(offset),
-            Ok(done) => {
-                self.ask(offset + done as u64);
-                return Ok(done);
+        if !self.in_order() {
+            let wanted = into.len();
+            match rustix::io::preadv2(self.file, &mut [IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT) {
+                Ok(done) if done == wanted => return Ok(done),
+                // The end of the file, or of what is in the page cache.
+                Ok(_) | Err(Errno::AGAIN) => self.cold.store(true, Ordering::Relaxed),
+                // This file system or kernel has no such read.
+                Err(_) => {}
             }
-            // This file system or kernel has no such read.
-            Err(_) => {}
+        }
+        let aligned = [into.as_ptr() as usize, into.len(), offset as usize].iter().all(|n| n.is_multiple_of(ALIGNED));
+        if aligned
+            && self.in_order()
+            && let Some(direct) = self.direct()
+        {
+            match direct.read_at(into, offset) {
+                Ok(done) if done > 0 => return Ok(done),
+                // What it cannot do, the other can, or says why not.
+                _ => {}
+            }
         }
         self.file.read_at(into, offset)
+    }
+    fn in_order(&self) -> bool {
+        self.cold.load(Ordering::Relaxed)
     }
 }
 
@@ -82,7 +90,7 @@ mod tests {
         for cold in [false, true] {
             if cold {
                 file.sync_all().unwrap();
-                rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
             }
             let ahead = Ahead::new(&file);
             let (mut all, mut part) = (Vec::new(), vec![0; 700_001]);

@@ -5,14 +5,20 @@ use crate::error::{Cause, KindError};
 use crate::model::Model;
 use ghost_image::record as rec;
 use ghost_image::{
-    Header, ImageReader, ImageWriter, PlacedData, PlacedReader, ReadAt, Section, SliceData, SliceReader,
+    Header, ImageReader, ImageWriter, PlacedData, PlacedReader, ReadAt, Room, Section, SliceData, SliceReader,
+    Unchecked,
 };
+use ghost_sys::huge::Huge;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Read;
-use std::sync::{Mutex, mpsc};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, TrySendError};
 
 /// Bytes from which on threads are made.
 const WORTH_THREADS: u64 = 4 << 20;
+
+/// More threads than that have nothing to do beside a disk.
+const HELPERS_OF_A_DISK: usize = 4;
 
 /// A ghost being read.
 pub struct Intake<'g> {
@@ -36,21 +42,56 @@ enum Source<'g> {
 
 /// The bytes of a page section.
 enum Data<'g> {
-    /// In a buffer, checked.
-    Read(Vec<u8>),
+    /// At the front of a buffer, to be checked.
+    Read(Memory, Unchecked),
     /// In a file, to be read and checked.
     There(PlacedData<'g>),
+    /// The same, in a buffer already, since it was to be read in order.
+    Fetched(Memory, PlacedData<'g>),
     /// In memory, to be checked.
     Here(SliceData<'g>),
+    /// Kept, checked.
+    Kept(Vec<u8>),
+}
+
+/// Memory for the bytes of a section, made when there are some.
+#[derive(Default)]
+struct Memory(Option<Huge>);
+
+impl Memory {
+    /// All of it.
+    fn all(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl Room for Memory {
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        if self.all().len() < len {
+            // What was in it is not wanted any more. Where there is no memory, a vector fails as all others do.
+            self.0 = None;
+            self.0 = Some(Huge::new(len).expect("memory for a section"));
+        }
+        &mut self.0.as_deref_mut().unwrap_or_default()[..len]
+    }
 }
 
 impl Data<'_> {
     /// The bytes, checked; a buffer to read them into, should that be needed.
-    fn bytes<'b>(&'b self, buffer: &'b mut Vec<u8>) -> Result<&'b [u8], KindError> {
+    fn bytes<'b>(&'b self, buffer: &'b mut Memory) -> Result<&'b [u8], KindError> {
         match self {
-            Self::Read(bytes) => Ok(bytes),
+            Self::Read(bytes, unchecked) => unchecked.check(bytes.all()).map_err(reading),
             Self::There(data) => data.read(buffer).map_err(reading),
+            Self::Fetched(bytes, data) => data.check(bytes.all()).map_err(reading),
             Self::Here(data) => data.check().map(|()| data.bytes).map_err(reading),
+            Self::Kept(bytes) => Ok(bytes),
+        }
+    }
+    /// Its buffer, to be used again.
+    fn spent(self) -> Option<Memory> {
+        match self {
+            Self::Read(bytes, _) | Self::Fetched(bytes, _) => Some(bytes),
+            Self::There(_) | Self::Here(_) | Self::Kept(_) => None,
         }
     }
 }
@@ -87,7 +128,8 @@ impl<'g> Intake<'g> {
     pub fn records(&mut self) -> Result<Model, KindError> {
         let mut model = Model::default();
         loop {
-            let step = step(&mut self.source, Vec::new, |record| model.take(record.tag, record).map_err(reading))?;
+            let step =
+                step(&mut self.source, Memory::default, |record| model.take(record.tag, record).map_err(reading))?;
             match step {
                 Step::Record => {}
                 Step::Pages(head, data) => {
@@ -105,7 +147,7 @@ impl<'g> Intake<'g> {
 
     /// The next page section; `spare` gives a buffer for what comes as a stream. After `None` the ghost is known to be whole,
     /// but for page data that is to be checked by who uses it.
-    fn next(&mut self, spare: impl FnOnce() -> Vec<u8>) -> Result<Option<(rec::PageHead, Data<'g>)>, KindError> {
+    fn next(&mut self, spare: impl FnOnce() -> Memory) -> Result<Option<(rec::PageHead, Data<'g>)>, KindError> {
         if let Some(section) = self.spooled.pop_front().or_else(|| self.ahead.take()) {
             return Ok(Some(section));
         }
@@ -130,73 +172,92 @@ impl<'g> Intake<'g> {
         &mut self,
         mut place: impl FnMut(&rec::PageHead, &[u8]) -> Result<(), KindError>,
     ) -> Result<(), KindError> {
-        let (mut spare, mut buffer) = (Vec::new(), Vec::new());
+        let (mut spare, mut buffer) = (Memory::default(), Memory::default());
         while let Some((head, data)) = self.next(|| std::mem::take(&mut spare))? {
             place(&head, data.bytes(&mut buffer)?)?;
-            if let Data::Read(bytes) = data {
-                spare = bytes;
-            }
+            spare = data.spent().unwrap_or_default();
         }
         Ok(())
     }
 
     /// The same on several threads at once, where `expected` bytes are worth it; no two sections with pages in common meet.
+    ///
+    /// This thread takes the sections out of the ghost. Those that come faster than others can place them it places itself, unless
+    /// they come from a disk, which is to have work all the time.
     pub fn pages_at_once(
         &mut self,
         expected: u64,
         place: impl Fn(&rec::PageHead, &[u8]) -> Result<(), KindError> + Sync,
     ) -> Result<(), KindError> {
-        let workers = if expected < WORTH_THREADS { 1 } else { abreast::threads() };
-        if workers == 1 {
+        let in_order = matches!(&self.source, Source::File(reader) if reader.in_order());
+        let others = match (expected < WORTH_THREADS, in_order) {
+            (true, _) => 0,
+            (false, true) => abreast::threads().min(HELPERS_OF_A_DISK),
+            (false, false) => abreast::threads() - 1,
+        };
+        if others == 0 {
             return self.pages(place);
         }
         let mut next = None;
         loop {
             let failed = Mutex::new(None);
-            let (give, take) = mpsc::sync_channel::<(rec::PageHead, Data<'g>)>(workers);
-            let (give_back, spare) = mpsc::channel::<Vec<u8>>();
+            let over = || failed.lock().expect("no worker panics").is_some();
+            let (give, take) = mpsc::sync_channel::<(rec::PageHead, Data<'g>)>(others);
+            let (give_back, spare) = mpsc::channel::<Memory>();
             let take = Mutex::new(take);
-            let work = |give_back: mpsc::Sender<Vec<u8>>| {
-                let mut buffer = Vec::new();
+            let work = |(head, data): (rec::PageHead, Data<'g>), buffer: &mut Memory| {
+                if let Err(e) = data.bytes(buffer).and_then(|bytes| place(&head, bytes)) {
+                    failed.lock().expect("no worker panics").get_or_insert(e);
+                }
+                data.spent()
+            };
+            let help = |give_back: mpsc::Sender<Memory>| {
+                let mut buffer = Memory::default();
                 loop {
                     // The guard ends with the statement: others take the next section while this one is placed.
                     let got = take.lock().expect("no worker panics").recv();
-                    let Ok((head, data)) = got else { return };
-                    if failed.lock().expect("no worker panics").is_some() {
-                        continue;
-                    }
-                    if let Err(e) = data.bytes(&mut buffer).and_then(|bytes| place(&head, bytes)) {
-                        failed.lock().expect("no worker panics").get_or_insert(e);
-                    }
-                    if let Data::Read(bytes) = data {
+                    let Ok(section) = got else { return };
+                    if !over()
+                        && let Some(bytes) = work(section, &mut buffer)
+                    {
                         let _ = give_back.send(bytes);
                     }
                 }
             };
             std::thread::scope(|scope| {
-                for n in 0..workers {
-                    let (work, give_back) = (&work, give_back.clone());
-                    // One is needed; where the host has no room for more threads, it does all.
-                    match std::thread::Builder::new().spawn_scoped(scope, move || work(give_back)) {
-                        Err(e) if n == 0 => return Err(KindError::new("starting a thread that places pages", e)),
-                        Err(_) => break,
-                        Ok(_) => {}
-                    }
-                }
-                let give = give;
-                let mut met = Met::default();
-                while failed.lock().expect("no worker panics").is_none() {
-                    let section = match next.take() {
-                        Some(section) => Some(section),
-                        None => self.next(|| spare.try_recv().unwrap_or_default())?,
-                    };
-                    let Some((head, data)) = section else { break };
-                    if met.again(&head) {
-                        // Only when all before are placed.
-                        next = Some((head, data));
+                let mut helped = false;
+                for _ in 0..others {
+                    let (help, give_back) = (&help, give_back.clone());
+                    // Where the host has no room for more threads, this one does all.
+                    if std::thread::Builder::new().spawn_scoped(scope, move || help(give_back)).is_err() {
                         break;
                     }
-                    let _ = give.send((head, data));
+                    helped = true;
+                }
+                let give = Some(give).filter(|_| helped);
+                let (mut met, mut own, mut buffer) = (Met::default(), Memory::default(), Memory::default());
+                while !over() {
+                    let section = match next.take() {
+                        Some(section) => Some(section),
+                        None => self.next(|| spare.try_recv().unwrap_or_else(|_| std::mem::take(&mut own)))?,
+                    };
+                    let Some(section) = section else { break };
+                    if met.again(&section.0) {
+                        // Only when all before are placed.
+                        next = Some(section);
+                        break;
+                    }
+                    let kept = match &give {
+                        Some(give) if in_order => give.send(section).err().map(|e| e.0),
+                        Some(give) => match give.try_send(section) {
+                            Ok(()) => None,
+                            Err(TrySendError::Full(section) | TrySendError::Disconnected(section)) => Some(section),
+                        },
+                        None => Some(section),
+                    };
+                    if let Some(section) = kept {
+                        own = work(section, &mut buffer).unwrap_or_default();
+                    }
                 }
                 Ok(())
             })?;
@@ -227,10 +288,16 @@ impl<'g> Intake<'g> {
     /// given up for this ghost. A stream is kept in memory; of a ghost that lies somewhere already nothing is copied.
     pub fn spool(&mut self) -> Result<(), KindError> {
         let mut all = VecDeque::new();
-        let mut buffer = Vec::new();
-        while let Some((head, data)) = self.next(Vec::new)? {
-            data.bytes(&mut buffer)?;
-            all.push_back((head, data));
+        let (mut spare, mut buffer) = (Memory::default(), Memory::default());
+        while let Some((head, data)) = self.next(|| std::mem::take(&mut spare))? {
+            let bytes = data.bytes(&mut buffer)?;
+            let kept = match &data {
+                Data::Read(..) => Data::Kept(bytes.to_vec()),
+                Data::Fetched(_, there) | Data::There(there) => Data::There(*there),
+                Data::Here(here) => Data::Here(*here),
+                Data::Kept(_) => data,
+            };
+            all.push_back((head, kept));
         }
         self.spooled = all;
         self.source = Source::Spent(Box::new(self.header().clone()));
@@ -248,25 +315,30 @@ enum Step<'g> {
 /// Reads one section: records go to `record`, pages come back.
 fn step<'g>(
     source: &mut Source<'g>,
-    spare: impl FnOnce() -> Vec<u8>,
+    spare: impl FnOnce() -> Memory,
     record: impl FnOnce(&ghost_image::Record<'_>) -> Result<(), KindError>,
 ) -> Result<Step<'g>, KindError> {
     let pages = match source {
         Source::Stream(reader) => match reader.next().map_err(reading)? {
             Some(Section::Record(found)) => return record(&found).map(|()| Step::Record),
-            Some(Section::Pages(mut pages)) => {
+            Some(Section::Pages(pages)) => {
                 let mut bytes = spare();
-                bytes.resize(pages.data.len() as usize, 0);
-                pages.data.read_into(&mut bytes).map_err(reading)?;
-                Some((pages.head, Data::Read(bytes)))
+                let unchecked = pages.data.read_unchecked(&mut bytes).map_err(reading)?;
+                Some((pages.head, Data::Read(bytes, unchecked)))
             }
             None => None,
         },
-        Source::File(reader) => match reader.next().map_err(reading)? {
-            Some(Section::Record(found)) => return record(&found).map(|()| Step::Record),
-            Some(Section::Pages(pages)) => Some((pages.head, Data::There(pages.data))),
-            None => None,
-        },
+        Source::File(reader) => {
+            let mut bytes = reader.in_order().then(spare);
+            match reader.next_with(bytes.as_mut().map(|b| b as &mut dyn Room)).map_err(reading)? {
+                Some(Section::Record(found)) => return record(&found).map(|()| Step::Record),
+                Some(Section::Pages(pages)) => {
+                    let data = bytes.map_or(Data::There(pages.data), |bytes| Data::Fetched(bytes, pages.data));
+                    Some((pages.head, data))
+                }
+                None => None,
+            }
+        }
         Source::Whole(reader) => match reader.next().map_err(reading)? {
             Some(Section::Record(found)) => return record(&found).map(|()| Step::Record),
             Some(Section::Pages(pages)) => Some((pages.head, Data::Here(pages.data))),

@@ -24,6 +24,10 @@ const HOT: usize = 256 << 10;
 pub trait ReadAt: Sync {
     /// Reads some of the bytes from `offset` on; 0 only at the end.
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Whether it is better read in order, by one thread: a disk, not memory.
+    fn in_order(&self) -> bool {
+        false
+    }
 }
 
 impl ReadAt for &[u8] {
@@ -32,6 +36,21 @@ impl ReadAt for &[u8] {
         let len = rest.len().min(into.len());
         into[..len].copy_from_slice(&rest[..len]);
         Ok(len)
+    }
+}
+
+/// Memory to read into, used again and again.
+pub trait Room {
+    /// The first `len` bytes of it, whatever is in them; it grows as far as that takes.
+    fn room(&mut self, len: usize) -> &mut [u8];
+}
+
+impl Room for Vec<u8> {
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        if self.len() < len {
+            self.resize(len, 0);
+        }
+        &mut self[..len]
     }
 }
 
@@ -70,15 +89,13 @@ impl PlacedData<'_> {
     }
 
     /// Reads all of it into the front of `buffer`, which grows as far as that takes, and compares it with its checksum.
-    pub fn read<'b>(&self, buffer: &'b mut Vec<u8>) -> Result<&'b [u8], Error> {
-        let (len, mut done, mut sum) = (self.len as usize, 0, DataSum::default());
-        while done < len {
-            let end = len.min(done + HOT);
-            if buffer.len() < end {
-                buffer.resize(end, 0);
-            }
+    pub fn read<'b>(&self, buffer: &'b mut impl Room) -> Result<&'b [u8], Error> {
+        let (into, mut done, mut sum) = (buffer.room(self.len as usize), 0, DataSum::default());
+        let at_once = if self.source.in_order() { into.len() } else { HOT };
+        while done < into.len() {
+            let end = into.len().min(done.saturating_add(at_once));
             let place = Place { offset: self.place.offset + done as u64, ..self.place };
-            let part = &mut buffer[done..end];
+            let part = &mut into[done..end];
             match fill(self.source, part, place.offset) {
                 Ok(n) if n == part.len() => {}
                 Ok(n) => return Err(Error::Torn { place: Place { offset: place.offset + n as u64, ..place } }),
@@ -87,10 +104,20 @@ impl PlacedData<'_> {
             sum.add(part);
             done = end;
         }
-        if len != 0 && sum.value() != self.checksum {
+        self.compare(into, sum.value())
+    }
+
+    /// Compares data that [`PlacedReader::next_with`] has read to the front of a buffer with its checksum.
+    pub fn check<'b>(&self, buffer: &'b [u8]) -> Result<&'b [u8], Error> {
+        let bytes = &buffer[..self.len as usize];
+        self.compare(bytes, xxh3_64(bytes))
+    }
+
+    fn compare<'b>(&self, bytes: &'b [u8], sum: u64) -> Result<&'b [u8], Error> {
+        if self.len != 0 && sum != self.checksum {
             return Err(Error::Corrupt { place: self.place, flaw: Flaw::DataChecksum });
         }
-        Ok(&buffer[..len])
+        Ok(bytes)
     }
 }
 
@@ -132,6 +159,11 @@ impl<'g> PlacedReader<'g> {
         &self.header
     }
 
+    /// Whether the source is to be read in order now.
+    pub fn in_order(&self) -> bool {
+        self.source.in_order()
+    }
+
     /// Where the next section begins; after the commit mark, the length of the ghost.
     pub fn offset(&self) -> u64 {
         self.walk.offset
@@ -146,10 +178,16 @@ impl<'g> PlacedReader<'g> {
     /// its pages.
     #[allow(clippy::should_implement_trait)] // what it returns lends from the reader
     pub fn next(&mut self) -> Result<Option<Section<'_, PlacedData<'g>>>, Error> {
+        self.next_with(None)
+    }
+
+    /// The same, with data read into the front of `buffer` on the way, not compared with its checksum yet ([`PlacedData::check`]): so
+    /// that the source is read in order.
+    pub fn next_with(&mut self, buffer: Option<&mut dyn Room>) -> Result<Option<Section<'_, PlacedData<'g>>>, Error> {
         if self.failed {
             return Err(self.walk.failed_before());
         }
-        let result = self.step();
+        let result = self.step(buffer);
         self.failed = result.is_err();
         Ok(match result? {
             None => None,
@@ -160,7 +198,10 @@ impl<'g> PlacedReader<'g> {
         })
     }
 
-    fn step(&mut self) -> Result<Option<Result<Pages<PlacedData<'g>>, Found>>, Error> {
+    fn step(
+        &mut self,
+        mut buffer: Option<&mut dyn Room>,
+    ) -> Result<Option<Result<Pages<PlacedData<'g>>, Found>>, Error> {
         while !self.walk.committed() {
             let offset = self.walk.offset;
             let at = self.take(offset, FRAME_LEN as u64, Place { offset, section: Name::UNREAD })?;
@@ -181,6 +222,9 @@ impl<'g> PlacedReader<'g> {
             place.offset += u64::from(frame.padding_len);
             let mut data = PlacedData { source: self.source, len: frame.data_len, checksum: 0, place };
             if frame.data_len != 0 {
+                if let Some(buffer) = &mut buffer {
+                    self.fetch(buffer.room(frame.data_len as usize + WINDOW), frame.data_len as usize, place)?;
+                }
                 place.offset += frame.data_len;
                 let trailer = self.take(place.offset, 8, place).map_err(|e| match data.read(&mut Vec::new()) {
                     Err(inside) if e.is_torn() && inside.is_torn() => inside,
@@ -205,6 +249,18 @@ impl<'g> PlacedReader<'g> {
             }
         }
         Ok(None)
+    }
+
+    /// Reads data of this length, and what comes after it into the window: one read for both.
+    fn fetch(&mut self, into: &mut [u8], len: usize, place: Place) -> Result<(), Error> {
+        let got = fill(self.source, into, place.offset).map_err(|source| Error::Read { place, source })?;
+        if got < len {
+            return Err(Error::Torn { place: Place { offset: place.offset + got as u64, ..place } });
+        }
+        self.window.clear();
+        self.window.extend_from_slice(&into[len..got]);
+        self.window_at = place.offset + len as u64;
+        Ok(())
     }
 
     /// Where in the window these bytes of the ghost are. The window grows only with bytes that there are.

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::bounds::FIRST_ALLOCATION;
 use crate::error::{Error, Flaw, Place};
 use crate::header::Header;
+use crate::placed::Room;
 use crate::record::PageHead;
 use crate::section::{FRAME_LEN, Frame, Name, Tag};
 use crate::walk::Walk;
@@ -296,6 +297,53 @@ impl<R: Read> PageData<'_, R> {
             }
         }
         Ok(())
+    }
+}
+
+impl<R: Read> PageData<'_, R> {
+    /// Reads all of the data, of which nothing may have been read yet, into the front of `buffer`. Comparing it with its checksum is
+    /// left to the caller, on whichever thread.
+    pub fn read_unchecked(self, buffer: &mut impl Room) -> Result<Unchecked, Error> {
+        let ImageReader { source, walk, data, failed, .. } = self.reader;
+        let Some(mut state) = data.take() else {
+            let place = Place { offset: walk.offset, section: Tag::Pages.into() };
+            return Ok(Unchecked { len: 0, checksum: 0, place });
+        };
+        *failed = true;
+        let start = Place { offset: state.offset, section: state.section };
+        let len = state.left as usize;
+        for part in buffer.room(len).chunks_mut(CHUNK) {
+            let place = Place { offset: state.offset, section: state.section };
+            source.read_exact(part).map_err(|e| Error::read(place, e))?;
+            state.offset += part.len() as u64;
+        }
+        let mut stored = [0; 8];
+        let place = Place { offset: state.offset, section: state.section };
+        source.read_exact(&mut stored).map_err(|e| Error::read(place, e))?;
+        let checksum = u64::from_le_bytes(stored);
+        walk.data_checksum(checksum);
+        *failed = false;
+        Ok(Unchecked { len, checksum, place: start })
+    }
+}
+
+/// What must be true of data that was read and not compared with its checksum.
+#[derive(Clone, Copy, Debug)]
+pub struct Unchecked {
+    len: usize,
+    checksum: u64,
+    place: Place,
+}
+
+impl Unchecked {
+    /// The data at the front of the buffer that it was read into, compared with its checksum.
+    pub fn check<'b>(&self, buffer: &'b [u8]) -> Result<&'b [u8], Error> {
+        let data = &buffer[..self.len];
+        if self.len == 0 || xxh3_64(data) == self.checksum {
+            Ok(data)
+        } else {
+            Err(Error::Corrupt { place: self.place, flaw: Flaw::DataChecksum })
+        }
     }
 }
 

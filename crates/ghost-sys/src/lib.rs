@@ -19,6 +19,7 @@ pub mod errno;
 pub mod fdops;
 pub mod features;
 pub mod file;
+pub mod huge;
 mod inject;
 pub mod kcmp;
 pub mod keyring;
