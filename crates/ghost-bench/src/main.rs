@@ -66,7 +66,7 @@ enum Verb {
     },
     /// Run one of the programs that are measured.
     Work {
-        /// small, mem (MiB), threads, fds, vmas, tree or mgs.
+        /// small, mem (MiB), thp (MiB), threads, fds, vmas, tree or mgs.
         name: String,
         /// How much of it.
         #[arg(default_value_t = 0)]

@@ -15,6 +15,7 @@ pub fn run(name: &str, n: usize, rounds: u64, dir: PathBuf) -> Res {
     match name {
         "small" => plain::memory(Life::begin(dir)?, 1 << 17),
         "mem" => plain::memory(Life::begin(dir)?, n << 17),
+        "thp" => plain::huge(Life::begin(dir)?, n),
         "threads" => plain::threads(Life::begin(dir)?, n),
         "fds" => plain::fds(Life::begin(dir)?, n),
         "vmas" => plain::vmas(Life::begin(dir)?, n),

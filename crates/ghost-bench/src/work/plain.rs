@@ -21,6 +21,15 @@ pub fn memory(life: Life, words: usize) -> Res {
     life.live(sum()?, sum)
 }
 
+/// N MiB of memory in huge pages, all written.
+pub fn huge(life: Life, mib: usize) -> Res {
+    let memory = mem::huge(mib << 20)?;
+    let words = || (0..mib << 17).map(|i| memory.word(i * 8));
+    words().enumerate().for_each(|(i, word)| word.store(mix(i as u64 + 1), Ordering::Relaxed));
+    let sum = || Ok(words().fold(0_u64, |h, w| (h ^ w.load(Ordering::Relaxed)).wrapping_mul(0x100_0000_01b3)));
+    life.live(sum()?, sum)
+}
+
 /// N threads that each count on; asked, all must have moved.
 pub fn threads(life: Life, n: usize) -> Res {
     let counts: Arc<Vec<AtomicU64>> = Arc::new((0..n).map(|_| AtomicU64::new(0)).collect());

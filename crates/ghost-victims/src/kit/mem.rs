@@ -23,6 +23,16 @@ pub fn anon(len: usize, shared: bool) -> Sys<Map> {
     map(len, libc::PROT_READ | libc::PROT_WRITE, kind | libc::MAP_ANONYMOUS, -1, 0)
 }
 
+/// Private anonymous memory that may be in huge pages, from where the first of them begins; all of it is mapped.
+pub fn huge(len: usize) -> Sys<Map> {
+    const HUGE: usize = 2 << 20;
+    let map = anon(len + HUGE, false)?;
+    let skip = map.at.align_offset(HUGE);
+    // SAFETY: the range lies in the mapping that was just made; the advice changes nothing of what is in it.
+    let done = unsafe { libc::madvise(map.at.add(skip).cast(), len, libc::MADV_HUGEPAGE) };
+    if done == 0 { Ok(Map { at: map.at.wrapping_add(skip), len }) } else { Err(Errno::last("madvise")) }
+}
+
 impl Map {
     /// A mapping some call other than mmap(2) made, and that stays.
     pub fn of(at: i64, len: usize) -> Self {
