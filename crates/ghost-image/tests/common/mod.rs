@@ -7,7 +7,9 @@ use std::io::Cursor;
 
 use ghost_image::prost::Message;
 use ghost_image::record::{Host, Mm, Note, PageHead, PageRun, Process, Thread, Vma};
-use ghost_image::{Arch, Error, Header, ImageReader, ImageWriter, Index, PlacedReader, Section, SliceReader, Tag};
+use ghost_image::{
+    Arch, Error, Header, ImageReader, ImageWriter, Index, PlacedReader, Room, Section, SliceReader, Tag,
+};
 
 /// A section with all it carries, however it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,23 +54,42 @@ pub fn page(seed: u8) -> Vec<u8> {
     (0..4096_u32).map(|i| (i.wrapping_mul(31) >> 3) as u8 ^ seed).collect()
 }
 
-/// Reads by streaming, `step` bytes of data at once.
+/// Reads by streaming, `step` bytes of data at once; and all of it, to be checked afterwards, which must come to the same.
 pub fn stream(ghost: &[u8], step: usize) -> Result<Vec<Whole>, Error> {
+    agreed(stream_by(ghost, Some(step)), stream_by(ghost, None))
+}
+
+fn stream_by(ghost: &[u8], step: Option<usize>) -> Result<Vec<Whole>, Error> {
     let mut reader = ImageReader::open(ghost)?;
     let mut all = Vec::new();
     while let Some(section) = reader.next()? {
-        all.push(match section {
-            Section::Record(record) => Whole::Record(record.tag, record.bytes.to_vec()),
-            Section::Pages(mut pages) => {
+        all.push(match (section, step) {
+            (Section::Record(record), _) => Whole::Record(record.tag, record.bytes.to_vec()),
+            (Section::Pages(mut pages), Some(step)) => {
                 let mut bytes = vec![0; pages.data.len() as usize];
                 for part in bytes.chunks_mut(step) {
                     pages.data.read_into(part)?;
                 }
                 Whole::Pages(pages.head, bytes)
             }
+            (Section::Pages(pages), None) => {
+                let mut bytes = vec![0xee; 10];
+                let unchecked = pages.data.read_unchecked(&mut bytes)?;
+                Whole::Pages(pages.head, unchecked.check(&bytes)?.to_vec())
+            }
         });
     }
     Ok(all)
+}
+
+/// Two ways to read the same: both find the same, or the same sort of damage.
+fn agreed(one: Result<Vec<Whole>, Error>, other: Result<Vec<Whole>, Error>) -> Result<Vec<Whole>, Error> {
+    match (&one, &other) {
+        (Ok(one), Ok(other)) => assert_eq!(one, other),
+        (Err(one), Err(other)) => assert_eq!(one.is_torn(), other.is_torn(), "{one}; {other}"),
+        _ => panic!("{one:?}; {other:?}"),
+    }
+    other
 }
 
 /// Reads in place.
@@ -84,15 +105,22 @@ pub fn slice(ghost: &[u8]) -> Result<Vec<Whole>, Error> {
     Ok(all)
 }
 
-/// Reads at offsets, the data of pages by itself.
+/// Reads at offsets, the data of pages by itself; and all in order, which must come to the same.
 pub fn placed(ghost: &[u8]) -> Result<Vec<Whole>, Error> {
+    agreed(placed_by(ghost, false), placed_by(ghost, true))
+}
+
+fn placed_by(ghost: &[u8], in_order: bool) -> Result<Vec<Whole>, Error> {
     let mut reader = PlacedReader::open(&ghost)?;
     let mut buffer = vec![0xee; 10];
     let mut all = Vec::new();
-    while let Some(section) = reader.next()? {
+    while let Some(section) = reader.next_with(in_order.then_some(&mut buffer as &mut dyn Room))? {
         all.push(match section {
             Section::Record(record) => Whole::Record(record.tag, record.bytes.to_vec()),
-            Section::Pages(pages) => Whole::Pages(pages.head, pages.data.read(&mut buffer)?.to_vec()),
+            Section::Pages(pages) => {
+                let bytes = if in_order { pages.data.check(&buffer)? } else { pages.data.read(&mut buffer)? };
+                Whole::Pages(pages.head, bytes.to_vec())
+            }
         });
     }
     Ok(all)
