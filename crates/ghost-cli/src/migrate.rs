@@ -46,8 +46,12 @@ pub fn run(cli: &Cli, args: &Migrate) -> Result<ExitCode, Fail> {
 }
 
 fn address(url: &str) -> Result<&str, Fail> {
+    // As --address-file has it.
+    let is_plain =
+        |u: &str| u.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     match url.strip_prefix("tcp://").or_else(|| url.strip_prefix("tcp:")) {
         Some(address) => Ok(address),
+        None if is_plain(url) => Ok(url),
         None => Err(Fail::Usage(format!("{url} is not tcp://HOST:PORT"))),
     }
 }

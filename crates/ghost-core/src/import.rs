@@ -241,7 +241,11 @@ const IN_FLIGHT: usize = 64;
 /// An error from inside a process under construction.
 pub fn remote(pid: Pid, e: RemoteError) -> KindError {
     let no_room = e.errno() == Some(ghost_sys::Errno(libc::ENOMEM));
+    let names_exe = matches!(&e, RemoteError::Call { label, errno: ghost_sys::Errno(libc::EPERM), .. } if label.starts_with("PR_SET_MM_MAP"));
     let error = KindError::new("building the process", e).on(pid, "");
+    if names_exe {
+        return error.advise("saying what its executable is takes CAP_CHECKPOINT_RESTORE: restart it as root");
+    }
     if no_room { error.advise("it has no room for a mapping: raise vm.max_map_count (sysctl)") } else { error }
 }
 
