@@ -153,7 +153,8 @@ fn find(cx: &ImportCx<'_>, segment: &rec::SysvShm) -> Result<Option<ShmSegment>,
         !cx.model.host.boot_id.is_empty() && crate::host::record_of_host(0).boot_id == cx.model.host.boot_id;
     let is_it = |s: &ShmSegment| {
         same_boot
-            && (s.key, s.size, s.creator) == (segment.key, segment.size, segment.creator)
+            && (s.key, s.size) == (segment.key, segment.size)
+            && is_maker(s, segment)
             && (s.cuid, s.cgid) == (segment.cuid, segment.cgid)
     };
     // The memory of a process that has just been ended may take a moment to go.
@@ -194,7 +195,12 @@ fn find(cx: &ImportCx<'_>, segment: &rec::SysvShm) -> Result<Option<ShmSegment>,
 
 /// Whether this is what is left of a removed segment, on its way out with the program that was killed.
 fn is_it_removed(s: &ShmSegment, segment: &rec::SysvShm) -> bool {
-    s.mode & shm::DEST != 0 && (s.size, s.creator) == (segment.size, segment.creator)
+    s.mode & shm::DEST != 0 && s.size == segment.size && is_maker(s, segment)
+}
+
+/// Whether the same process made both; in a pid namespace of its own a restart reads 0 for whoever is outside of that.
+fn is_maker(s: &ShmSegment, segment: &rec::SysvShm) -> bool {
+    s.creator == segment.creator || s.creator == 0
 }
 
 /// Makes a segment in the process that made it then.
