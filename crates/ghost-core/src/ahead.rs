@@ -3,13 +3,15 @@
 //! A read that does not find its bytes in the page cache (`preadv2(2)`, RWF_NOWAIT) shows that the file is cold. From there on it is
 //! read in order ([`ReadAt::in_order`]), and what is aligned to pages comes straight from the disk (`O_DIRECT`): no page of the cache
 //! is made for it, and nothing is copied. That pays with memory in huge pages ([`ghost_sys::huge`]), which the disk takes in large
-//! pieces; without such the kernel's own readahead is better, and is left to it.
+//! pieces; without such the kernel's own readahead is better, and is left to it. A small file is not worth huge pages: all of it is
+//! asked for at once (`posix_fadvise(2)`, POSIX_FADV_WILLNEED).
 
 use ghost_image::ReadAt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
@@ -18,10 +20,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Of addresses, offsets and lengths that go past the page cache; no disk asks for more.
 const ALIGNED: usize = 4096;
 
+/// From so many bytes on a file is worth huge pages.
+const LARGE: u64 = 16 << 20;
+/// What of a small one is asked for at once: the kernel cuts what is more than a request of the disk takes.
+const PIECE: u64 = 256 << 10;
+
 /// The file of a ghost.
 #[derive(Debug)]
 pub struct Ahead<'f> {
     file: &'f File,
+    len: u64,
     /// A read did not find its bytes.
     cold: AtomicBool,
     /// The same file, past the page cache, once it is wanted and where that can be had.
@@ -31,7 +39,18 @@ pub struct Ahead<'f> {
 impl<'f> Ahead<'f> {
     /// Reads this file.
     pub fn new(file: &'f File) -> Self {
-        Self { file, cold: AtomicBool::new(false), direct: OnceLock::new() }
+        let len = file.metadata().map_or(0, |m| m.len());
+        Self { file, len, cold: AtomicBool::new(false), direct: OnceLock::new() }
+    }
+
+    /// It is cold, which shows at this offset.
+    fn is_cold(&self, offset: u64) {
+        if !self.cold.swap(true, Ordering::Relaxed) && self.len < LARGE {
+            for at in (offset / PIECE * PIECE..self.len).step_by(PIECE as usize) {
+                // Only a hint.
+                let _ = rustix::fs::fadvise(self.file, at, NonZeroU64::new(PIECE), rustix::fs::Advice::WillNeed);
+            }
+        }
     }
 
     fn direct(&self) -> Option<&File> {
@@ -53,7 +72,11 @@ impl ReadAt for Ahead<'_> {
             match rustix::io::preadv2(self.file, &mut [IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT) {
                 Ok(done) if done == wanted => return Ok(done),
                 // The end of the file, or of what is in the page cache.
-                Ok(_) | Err(Errno::AGAIN) => self.cold.store(true, Ordering::Relaxed),
+                Ok(0) | Err(Errno::AGAIN) => self.is_cold(offset),
+                Ok(done) => {
+                    self.is_cold(offset + done as u64);
+                    return Ok(done);
+                }
                 // This file system or kernel has no such read.
                 Err(_) => {}
             }
@@ -72,7 +95,7 @@ impl ReadAt for Ahead<'_> {
         self.file.read_at(into, offset)
     }
     fn in_order(&self) -> bool {
-        self.cold.load(Ordering::Relaxed)
+        self.len >= LARGE && self.cold.load(Ordering::Relaxed)
     }
 }
 
@@ -87,12 +110,13 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let file = File::open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        for cold in [false, true] {
+        for (cold, large) in [(false, false), (true, false), (true, true)] {
             if cold {
                 file.sync_all().unwrap();
                 rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
             }
-            let ahead = Ahead::new(&file);
+            let mut ahead = Ahead::new(&file);
+            ahead.len = if large { LARGE } else { ahead.len };
             let (mut all, mut part) = (Vec::new(), vec![0; 700_001]);
             loop {
                 let done = ahead.read_at(&mut part, all.len() as u64).unwrap();
@@ -101,7 +125,7 @@ mod tests {
                 }
                 all.extend_from_slice(&part[..done]);
             }
-            assert!(all == bytes, "cold: {cold}");
+            assert!(all == bytes, "cold: {cold}, large: {large}");
         }
     }
 }

@@ -40,8 +40,11 @@ impl Huge {
         };
         let skip = map.as_ptr().align_offset(HUGE) % HUGE;
         let this = Self { map, map_len, skip, len };
-        // SAFETY: the range lies in the mapping; the advice changes nothing of what is in it. Without huge pages it is as good.
-        unsafe { libc::madvise(this.map.as_ptr().add(skip).cast(), len, libc::MADV_HUGEPAGE) };
+        // Half a page is not worth a whole one, which a host may give slowly.
+        if bytes > HUGE / 2 {
+            // SAFETY: the range lies in the mapping; the advice changes nothing of what is in it. Without huge pages it is as good.
+            unsafe { libc::madvise(this.map.as_ptr().add(skip).cast(), len, libc::MADV_HUGEPAGE) };
+        }
         Ok(this)
     }
 }
