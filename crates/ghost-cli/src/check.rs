@@ -14,7 +14,7 @@ pub fn run(cli: &Cli, pid: Option<i32>) -> Result<ExitCode, Fail> {
         } else if !cli.quiet {
             crate::answer!("pid {pid} and everything below it can travel")?;
             crate::answer!(
-                "not known before the checkpoint asks the process: session keyrings, Landlock domains, semaphore undo values"
+                "not known before the checkpoint asks the process: keyrings, Landlock domains, semaphore undo values, 32-bit code, tagged addresses"
             )?;
         }
         return Ok(ExitCode::SUCCESS);
