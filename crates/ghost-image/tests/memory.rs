@@ -52,5 +52,7 @@ fn memory_does_not_grow_with_the_ghost() {
     let written = writer.join().unwrap();
     assert_eq!((counts.bytes, counts.digest), (written.bytes, written.commit.digest));
     assert_eq!(counts.data_pages, SECTIONS * SECTION as u64 / 4096);
-    assert!(peak() - before < 4 * MIB, "{} sections cost {} bytes", SECTIONS, peak() - before);
+    // The kernel counts pages of each thread apart and adds them up late: the peak may even read lower than before.
+    let cost = peak().saturating_sub(before);
+    assert!(cost < 4 * MIB, "{SECTIONS} sections cost {cost} bytes");
 }
