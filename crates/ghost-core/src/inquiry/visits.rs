@@ -254,7 +254,6 @@ fn space(m: &Mapping) -> Space {
         end: m.end,
         readable: m.perms.contains(Perms::READ),
         executable: m.perms == Perms::READ | Perms::EXEC,
-        constant: m.perms == Perms::READ,
         offset: m.offset,
         file: (m.dev, m.inode),
         is_vdso: m.name == b"[vdso]",

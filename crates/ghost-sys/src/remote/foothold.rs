@@ -6,8 +6,7 @@
 //! lie beyond the image (vDSO) or beyond the segment's data in the file are taken.
 //!
 //! One such tail holds the code and a few threads' ways home. For a crowd of threads ([`Foothold::find_two`]) the ways home of the
-//! others stand in the longest of the other tails, at the cost of one page that the process has for itself then. They are only read,
-//! so that the tail of a segment of constants does as well; and those are not used up by detours, which are code.
+//! others stand in the longest of the other tails, at the cost of one page that the process has for itself then.
 //!
 //! At the end of the page stands a mark, so that the code of a ghost that was killed is known for what it is and used again.
 
@@ -17,8 +16,6 @@ use std::fs;
 
 /// A page is 4096 bytes on every processor that ghost knows so far.
 const PAGE: u64 = 4096;
-const PF_X: u32 = 1;
-const PF_W: u32 = 2;
 const MARK: u64 = 0x7473_6f68_6720_7369; // "is ghost"
 /// Bytes of zeros that may belong to what stands before them.
 const KEPT_ZEROS: u64 = 16;
@@ -60,9 +57,9 @@ impl Foothold {
         spaces.sort_by_key(|s| !s.is_vdso);
         let mut first = None;
         let mut longest: Option<(Self, bool)> = None;
-        for space in spaces.iter().filter(|s| more != usize::MAX || !s.constant) {
+        for space in &spaces {
             let Some((found, marked)) = space.tail(memory, &spaces) else { continue };
-            if first.is_none() && !space.constant {
+            if first.is_none() {
                 if marked {
                     refuse_if_used(pid, found)?;
                 }
@@ -94,8 +91,7 @@ impl Foothold {
         let mut magic = [0; 4];
         memory.read(RemoteAddr(start), &mut magic).ok()?;
         let is_vdso = magic == *b"\x7fELF";
-        let vdso =
-            Space { start, end, readable: true, executable: true, constant: false, offset: 0, file: (0, 0), is_vdso };
+        let vdso = Space { start, end, readable: true, executable: true, offset: 0, file: (0, 0), is_vdso };
         let (found, is_left) = vdso.is_vdso.then(|| vdso.tail(memory, &[]))??;
         (!is_left && found.room() >= need).then_some(found)
     }
@@ -126,7 +122,7 @@ impl Foothold {
 pub fn spare_ends(memory: &Memory) -> Vec<(u64, u64)> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", memory.pid())).unwrap_or_default();
     let spaces: Vec<Space> = maps.lines().filter_map(Space::parse).filter(Space::may_serve).collect();
-    let others = spaces.iter().filter(|s| s.executable && !s.is_vdso);
+    let others = spaces.iter().filter(|s| !s.is_vdso);
     let ends = others.filter_map(|s| s.tail(memory, &spaces)).filter(|(_, taken)| !taken);
     ends.map(|(end, _)| (end.start, end.end)).collect()
 }
@@ -142,8 +138,6 @@ pub struct Space {
     pub readable: bool,
     /// Whether it is `r-xp`: code, private, and not writable.
     pub executable: bool,
-    /// Whether it is `r--p`: the same without code.
-    pub constant: bool,
     /// Where in the file it begins.
     pub offset: u64,
     /// Device and inode of the file; inode 0 where there is none.
@@ -155,7 +149,7 @@ pub struct Space {
 impl Space {
     /// Whether it is code to stand in, or the first page of a file that tells of its code.
     fn may_serve(&self) -> bool {
-        self.is_vdso || (self.file.1 != 0 && (self.executable || self.constant || (self.offset == 0 && self.readable)))
+        self.is_vdso || (self.file.1 != 0 && (self.executable || (self.offset == 0 && self.readable)))
     }
 
     fn parse(line: &str) -> Option<Self> {
@@ -171,7 +165,6 @@ impl Space {
             end: hex(end)?,
             readable: perms.starts_with('r'),
             executable: perms == "r-xp",
-            constant: perms == "r--p",
             offset,
             file: (hex(major)? << 32 | hex(minor)?, inode),
             is_vdso: fields.next() == Some("[vdso]"),
@@ -180,7 +173,7 @@ impl Space {
 
     /// The unused end of its last page; true when another ghost has left its code there.
     fn tail(&self, memory: &Memory, all: &[Self]) -> Option<(Foothold, bool)> {
-        if !self.executable && !self.constant {
+        if !self.executable {
             return None;
         }
         let page_start = self.end - PAGE;
@@ -197,7 +190,7 @@ impl Space {
         (start < self.end).then_some((Foothold { start, end: self.end }, false))
     }
 
-    /// Where the data of this segment of code or constants ends, as the ELF header says that begins the same file.
+    /// Where the data of this segment ends, as the ELF header says that begins the same file.
     fn segment_end(&self, memory: &Memory, all: &[Self]) -> Option<u64> {
         let first = all.iter().find(|s| s.offset == 0 && s.file == self.file)?;
         let mut head = [0_u8; PAGE as usize];
@@ -213,9 +206,8 @@ impl Space {
             let at = table + i * entry;
             let (kind, flags, offset, filesz) = (u32_at(at)?, u32_at(at + 4)?, u64_at(at + 8)?, u64_at(at + 32)?);
             let (first_page, end) = (offset / PAGE * PAGE, offset.checked_add(filesz)?);
-            // What was written before it was protected (RELRO) is of a writable segment.
             if kind == 1
-                && flags & (PF_X | PF_W) == if self.executable { PF_X } else { 0 }
+                && flags & 1 != 0
                 && first_page == self.offset
                 && end.next_multiple_of(PAGE) == self.offset + self.end - self.start
             {
