@@ -6,7 +6,8 @@
 //! lie beyond the image (vDSO) or beyond the segment's data in the file are taken.
 //!
 //! One such tail holds the code and a few threads' ways home. For a crowd of threads ([`Foothold::find_two`]) the ways home of the
-//! others stand in the longest of the other tails, at the cost of one page that the process has for itself then.
+//! others stand in the longest of the other tails, at the cost of one page that the process has for itself then. That must be code,
+//! too, never a segment of constants: the last two instructions of a way home stand in its block.
 //!
 //! At the end of the page stands a mark, so that the code of a ghost that was killed is known for what it is and used again.
 
