@@ -5,6 +5,7 @@
 //! else does: refused by name then. Not told: the interface of a key that holds within one VRF only.
 
 use super::Facts;
+use super::inet::SO_MEMINFO;
 use crate::error::{Context, KindError};
 use crate::kinds::fd::class::Refusal;
 use crate::view::FdView;
@@ -15,7 +16,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_IPV6: i32 = 41;
-const SO_MEMINFO: i32 = 55;
 /// Where in it the option memory is.
 const OPTMEM: usize = 6 * 4;
 const TCP_MD5SIG_EXT: i32 = 32;
@@ -28,10 +28,15 @@ const TOLD: usize = 100;
 /// Extension headers of IPv6, which count, too, and travel as options: HOPOPTS RTHDRDSTOPTS RTHDR DSTOPTS.
 const EXTENSIONS: [i32; 4] = [54, 55, 57, 59];
 
+/// Whether any option of the socket takes memory for itself.
+fn takes_option_memory(fd: &FdView) -> bool {
+    let memory = sockopt::get(fd.ours.as_fd(), super::SOCKET, SO_MEMINFO, 36).unwrap_or_default();
+    memory.get(OPTMEM..OPTMEM + 4).is_some_and(|m| m != [0; 4])
+}
+
 /// The keys of a socket.
 fn keys<'f>(facts: &'f Facts, fd: &FdView) -> &'f [u8] {
-    let option_memory = sockopt::get(fd.ours.as_fd(), super::SOCKET, SO_MEMINFO, 36).unwrap_or_default();
-    if option_memory.get(OPTMEM..OPTMEM + 4).is_none_or(|m| m == [0; 4]) {
+    if !takes_option_memory(fd) {
         return &[];
     }
     let dump = || SockDiag::open().and_then(|d| d.tcp_with_keys()).unwrap_or_default();
@@ -40,10 +45,8 @@ fn keys<'f>(facts: &'f Facts, fd: &FdView) -> &'f [u8] {
 
 /// Whether the socket has option memory that none of its options accounts for: keys, memberships.
 pub(super) fn has_option_memory(fd: &FdView) -> bool {
-    let memory = sockopt::get(fd.ours.as_fd(), super::SOCKET, SO_MEMINFO, 36).unwrap_or_default();
     let options = fd.socket.as_ref().map_or(&[][..], |s| &s.options);
-    memory.get(OPTMEM..OPTMEM + 4).is_some_and(|m| m != [0; 4])
-        && !options.iter().any(|o| o.level == IPPROTO_IPV6 && EXTENSIONS.contains(&o.name))
+    takes_option_memory(fd) && !options.iter().any(|o| o.level == IPPROTO_IPV6 && EXTENSIONS.contains(&o.name))
 }
 
 /// Refuses a socket with keys that nothing tells.
