@@ -212,13 +212,6 @@ pub(super) const VICTIMS: &[Victim] = &[
     }),
     victim("dispatch", |v| {
         // Syscall user dispatch: calls from outside the allowed range raise SIGSYS while the selector says so.
-        const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
-        static SELECTOR: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
-        static CAUGHT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        extern "C" fn on_sigsys(_: i32) {
-            SELECTOR.store(0, std::sync::atomic::Ordering::SeqCst);
-            CAUGHT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        }
         must!(signal(libc::SIGSYS, on_sigsys as *const () as usize));
         if call!(prctl(PR_SET_SYSCALL_USER_DISPATCH, 1, 0, 0, SELECTOR.as_ptr())) == -1 {
             v.skip("syscall user dispatch needs Linux 5.11");
@@ -232,14 +225,7 @@ pub(super) const VICTIMS: &[Victim] = &[
     }),
     victim("dispatch-within", |v| {
         // The other sort: only calls from one range of addresses raise SIGSYS.
-        const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
         const INCLUSIVE_ON: i32 = 2;
-        static SELECTOR: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
-        static CAUGHT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        extern "C" fn on_sigsys(_: i32) {
-            SELECTOR.store(0, std::sync::atomic::Ordering::SeqCst);
-            CAUGHT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        }
         must!(signal(libc::SIGSYS, on_sigsys as *const () as usize));
         // mov eax, getppid; syscall; ret
         let code = must!(mmap(
@@ -268,6 +254,17 @@ pub(super) const VICTIMS: &[Victim] = &[
         }
     }),
 ];
+
+const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
+/// Of syscall user dispatch: 1 while calls raise SIGSYS.
+static SELECTOR: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+/// How many did.
+static CAUGHT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+extern "C" fn on_sigsys(_: i32) {
+    SELECTOR.store(0, std::sync::atomic::Ordering::SeqCst);
+    CAUGHT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+}
 
 fn inode(path: &str) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt as _;
