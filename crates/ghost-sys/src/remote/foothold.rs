@@ -237,3 +237,20 @@ fn refuse_if_used(pid: Pid, foothold: Foothold) -> Result<(), RemoteError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_and_ways_home_stand_where_they_can_run() {
+        let memory = Memory::open(std::process::id() as crate::Pid).unwrap();
+        let (first, other) = Foothold::find_two(&memory, 512, 1024, None).unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        for place in [Some(first), other].into_iter().flatten() {
+            let runs = |s: &Space| s.start <= place.start && place.end <= s.end && (s.executable || s.is_vdso);
+            assert!(maps.lines().filter_map(Space::parse).any(|s| runs(&s)), "{place:?}");
+        }
+        assert!(other.is_some_and(|other| other.start != first.start));
+    }
+}
