@@ -2,6 +2,7 @@
 
 mod batch;
 mod crowd;
+mod entered;
 mod foothold;
 mod memory;
 mod process;
@@ -13,10 +14,11 @@ mod swarm;
 mod wait;
 
 pub use batch::{Arg, Batch, Call, DataRef, Executor, Label, Outcome, RemoteError, Slot};
+pub use entered::Entered;
 pub use foothold::{Space, spare_ends};
 pub use memory::{Memory, RemoteAddr};
 pub(crate) use process::ending_program;
-pub use puppet::{Entered, Hints, Puppet};
+pub use puppet::{Hints, Puppet};
 pub use section::aborts;
 pub use stub::{ForkOptions, Stub, StubLayout, THREAD_ROOM};
 pub use swarm::{Visit, visit_all};
