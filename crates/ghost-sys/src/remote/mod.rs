@@ -1,6 +1,7 @@
 //! Acting inside another process.
 
 mod batch;
+mod births;
 mod crowd;
 mod entered;
 mod foothold;
