@@ -7,11 +7,13 @@ mod momentary;
 mod objects;
 mod procfs;
 mod regular;
+mod tables;
 mod watch;
 
 /// The tables of this area's files.
 pub const TABLES: &[&[Victim]] = &[
     regular::VICTIMS,
+    tables::VICTIMS,
     deleted::VICTIMS,
     locks::VICTIMS,
     objects::VICTIMS,
