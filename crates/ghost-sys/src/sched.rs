@@ -48,6 +48,18 @@ pub fn set_attributes(tid: Pid, attr: &SchedAttr) -> Result<()> {
     cvt(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const attr, 0) }).map(drop)
 }
 
+/// By how many nanoseconds the calling thread's sleeps may be longer than asked for (PR_GET_TIMERSLACK).
+pub fn own_timer_slack() -> Result<u64> {
+    // SAFETY: takes no pointers.
+    cvt(unsafe { libc::prctl(libc::PR_GET_TIMERSLACK) } as i64).map(|slack| slack as u64)
+}
+
+/// Sets it; 0: as it was when the thread began.
+pub fn set_own_timer_slack(nanoseconds: u64) -> Result<()> {
+    // SAFETY: takes no pointers.
+    cvt(unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, nanoseconds) } as i64).map(drop)
+}
+
 /// Nice value of a thread, whatever its policy: one that is scheduled in real time keeps it for afterwards, where
 /// [`attributes`] tells 0.
 pub fn nice(tid: Pid) -> Result<i32> {
