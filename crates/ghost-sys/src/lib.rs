@@ -7,11 +7,12 @@
 //! dead-man's switch, or the [`remote::Stub`] inside a process that is being built.
 //! [`proc`] parses what procfs prints, relative to a [`proc::ProcDir`] that stays with one process; [`pagemap`],
 //! [`sock_diag`], [`message`] and [`pipe`] look into memory, sockets and pipes and take nothing away; [`namespace`] works
-//! inside other namespaces, and [`features`] says what of all this is to be had here.
+//! inside other namespaces, [`bpf`] has the kernel itself tell what stands in no file, and [`features`] says what of all this is to be had here.
 //!
 //! This crate knows nothing of ghosts. It does not decide, it only asks and tells.
 
 pub mod arch;
+pub mod bpf;
 pub mod clock;
 pub mod clone3;
 pub mod cpu;

@@ -1,7 +1,7 @@
-//! `/proc/PID/smaps`: the mappings with what is in them, `proc_pid_smaps(5)`; ProtectionKey since Linux 4.9.
+//! `/proc/PID/smaps`: the mappings with their flags, `proc_pid_smaps(5)`; ProtectionKey since Linux 4.9.
 //!
 //! The kernel walks the page tables for each line: ten times the price of `maps`. What the flags say that `maps`
-//! does not (advice, locks, growth, seals) can be had nowhere else.
+//! does not (advice, locks, growth, seals) stands in no other file; [`crate::bpf::vma`] can have it from the kernel itself.
 
 use super::text::{At, lines, split_once, words};
 use super::{Mapping, Parsed, ProcDir, ProcResult};
@@ -104,43 +104,11 @@ vm_flags! {
     NON_LINEAR = b"nl", 39;
 }
 
-/// One mapping with what it holds; sizes in KiB as the kernel prints them.
+/// One mapping with its flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Smap {
     /// The line of `maps`.
     pub mapping: Mapping,
-    /// The page size that it was made for: 2048 and more for hugetlb.
-    pub kernel_page_kb: u64,
-    /// In memory.
-    pub rss_kb: u64,
-    /// This process's share of what is in memory.
-    pub pss_kb: u64,
-    /// Pages that only this mapping has and that were written.
-    pub private_dirty_kb: u64,
-    /// Pages that others map too and that were written.
-    pub shared_dirty_kb: u64,
-    /// Not backed by a file (any more).
-    pub anonymous_kb: u64,
-    /// Merged by KSM (Linux 6.6).
-    pub ksm_kb: u64,
-    /// MADV_FREE'd and not yet taken.
-    pub lazy_free_kb: u64,
-    /// In transparent huge pages.
-    pub anon_huge_kb: u64,
-    /// Of a shared memory object in huge pages.
-    pub shmem_pmd_kb: u64,
-    /// Of a file in huge pages.
-    pub file_pmd_kb: u64,
-    /// hugetlb pages that others map too.
-    pub shared_hugetlb_kb: u64,
-    /// hugetlb pages that only this process maps.
-    pub private_hugetlb_kb: u64,
-    /// Swapped out.
-    pub swap_kb: u64,
-    /// Locked.
-    pub locked_kb: u64,
-    /// Whether huge pages may be used.
-    pub thp_eligible: bool,
     /// The memory protection key; 0 is the default.
     pub protection_key: u32,
     /// The flags.
@@ -166,29 +134,9 @@ fn parse_more(text: &[u8], all: &mut Vec<Smap>) -> Parsed<()> {
         }
         let Some(smap) = all.last_mut() else { return at.error("address", line) };
         let Some((key, value)) = split_once(line, b':') else { return at.error("name", line) };
-        let field = match key {
-            b"KernelPageSize" => &mut smap.kernel_page_kb,
-            b"Rss" => &mut smap.rss_kb,
-            b"Pss" => &mut smap.pss_kb,
-            b"Private_Dirty" => &mut smap.private_dirty_kb,
-            b"Shared_Dirty" => &mut smap.shared_dirty_kb,
-            b"Anonymous" => &mut smap.anonymous_kb,
-            b"KSM" => &mut smap.ksm_kb,
-            b"LazyFree" => &mut smap.lazy_free_kb,
-            b"AnonHugePages" => &mut smap.anon_huge_kb,
-            b"ShmemPmdMapped" => &mut smap.shmem_pmd_kb,
-            b"FilePmdMapped" => &mut smap.file_pmd_kb,
-            b"Shared_Hugetlb" => &mut smap.shared_hugetlb_kb,
-            b"Private_Hugetlb" => &mut smap.private_hugetlb_kb,
-            b"Swap" => &mut smap.swap_kb,
-            b"Locked" => &mut smap.locked_kb,
-            b"THPeligible" => {
-                smap.thp_eligible = at.dec("THPeligible", words(value).next().unwrap_or(b""))? != 0;
-                continue;
-            }
+        match key {
             b"ProtectionKey" => {
                 smap.protection_key = at.narrow("ProtectionKey", words(value).next().unwrap_or(b""))?;
-                continue;
             }
             b"VmFlags" => {
                 for code in words(value) {
@@ -197,11 +145,9 @@ fn parse_more(text: &[u8], all: &mut Vec<Smap>) -> Parsed<()> {
                         None => smap.unknown_flags.extend_from_slice(code),
                     }
                 }
-                continue;
             }
-            _ => continue,
-        };
-        *field = at.dec("size", words(value).next().unwrap_or(b""))?;
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -211,7 +157,7 @@ fn whole_lines(text: &[u8]) -> usize {
     text.iter().rposition(|b| *b == b'\n').map_or(0, |last| last + 1)
 }
 
-/// Reads the mappings of a process with what they hold, ascending.
+/// Reads the mappings of a process with their flags, ascending.
 pub fn read_smaps(dir: &ProcDir) -> ProcResult<Vec<Smap>> {
     let mut all = Vec::new();
     dir.parse_in_parts("smaps", |text, is_last| {
@@ -223,28 +169,7 @@ pub fn read_smaps(dir: &ProcDir) -> ProcResult<Vec<Smap>> {
 }
 
 fn empty(mapping: Mapping) -> Smap {
-    Smap {
-        mapping,
-        kernel_page_kb: 0,
-        rss_kb: 0,
-        pss_kb: 0,
-        private_dirty_kb: 0,
-        shared_dirty_kb: 0,
-        anonymous_kb: 0,
-        ksm_kb: 0,
-        lazy_free_kb: 0,
-        anon_huge_kb: 0,
-        shmem_pmd_kb: 0,
-        file_pmd_kb: 0,
-        shared_hugetlb_kb: 0,
-        private_hugetlb_kb: 0,
-        swap_kb: 0,
-        locked_kb: 0,
-        thp_eligible: false,
-        protection_key: 0,
-        flags: VmFlags::empty(),
-        unknown_flags: Vec::new(),
-    }
+    Smap { mapping, protection_key: 0, flags: VmFlags::empty(), unknown_flags: Vec::new() }
 }
 
 #[cfg(test)]
@@ -289,9 +214,7 @@ VmFlags: ex
         assert_eq!(all.len(), 2);
         let stack = &all[0];
         assert_eq!(stack.mapping.name, b"[stack]");
-        assert_eq!((stack.rss_kb, stack.anonymous_kb, stack.swap_kb, stack.locked_kb), (16, 16, 8, 4));
-        assert_eq!((stack.private_dirty_kb, stack.kernel_page_kb, stack.protection_key), (12, 4, 3));
-        assert!(stack.thp_eligible);
+        assert_eq!(stack.protection_key, 3);
         assert!(stack.flags.contains(VmFlags::GROWS_DOWN | VmFlags::ACCOUNT | VmFlags::WRITE));
         assert_eq!(stack.unknown_flags, b"zz");
         assert_eq!(all[1].flags, VmFlags::EXEC);
@@ -313,6 +236,5 @@ VmFlags: ex
         for s in &all {
             assert_eq!(s.flags.contains(VmFlags::WRITE), s.mapping.perms.contains(super::super::Perms::WRITE));
         }
-        assert!(all.iter().any(|s| s.anonymous_kb > 0));
     }
 }
