@@ -2,22 +2,28 @@
 use crate::Victim;
 
 mod deleted;
+mod epoll;
+mod inotify;
 mod locks;
+mod memfd;
 mod momentary;
+mod named;
 mod objects;
 mod procfs;
 mod regular;
 mod tables;
-mod watch;
 
 /// The tables of this area's files.
 pub const TABLES: &[&[Victim]] = &[
     regular::VICTIMS,
+    named::VICTIMS,
     tables::VICTIMS,
     deleted::VICTIMS,
     locks::VICTIMS,
+    memfd::VICTIMS,
     objects::VICTIMS,
     procfs::VICTIMS,
-    watch::VICTIMS,
+    epoll::VICTIMS,
+    inotify::VICTIMS,
     momentary::VICTIMS,
 ];
