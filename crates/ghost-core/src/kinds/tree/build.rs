@@ -1,17 +1,19 @@
 //! Making the processes of a tree, each a [`Stub`] that the other kinds fill.
 
+mod adopt;
+mod ends;
+mod groups;
+
 use super::plan::{Birth, Plan};
 use super::taken::retry;
 use super::terminal;
 use super::{BUILDING_MASK, CLONE_FILES, CLONE_FS, CLONE_PARENT, CLONE_SIGHAND, CLONE_VM};
 use crate::error::{Context, KindError};
 use crate::import::{Building, ImportCx, remote};
-use crate::kinds::thread::name;
 use crate::options::Pids;
 use ghost_image::record as rec;
-use ghost_sys::ptrace::{Stop, Waited};
-use ghost_sys::remote::{Batch, Executor, Outcome, RemoteError, Stub};
-use ghost_sys::{Pid, nr, proc, process};
+use ghost_sys::remote::{Batch, Executor, Outcome, Stub};
+use ghost_sys::{Pid, nr, proc};
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -291,194 +293,6 @@ impl Builder<'_, '_> {
         Ok(true)
     }
 
-    /// Makes a child whose session its parent is not in: it was forked by somebody who has died since.
-    fn adopt(&mut self, child: usize) -> Result<bool, KindError> {
-        let Some(parent) = self.plan.parents[child] else { return Ok(false) };
-        let sid = match self.plan.births[child] {
-            Birth::Into(sid) => sid,
-            Birth::Any => self.sids[parent],
-        };
-        if self.fork_by_sibling(parent, child, sid)? {
-            return Ok(true);
-        }
-        if !self.shares_enough(parent, child) && self.shared_flags(parent, child) == 0 && self.must_share(child) {
-            return Ok(false);
-        }
-        if self.plan.dead_sessions.contains(&sid) {
-            let at = self.helpers.iter().position(|h| h.sid == sid && h.parent == Some(parent));
-            let at = match at {
-                Some(at) => at,
-                // Its number is taken once by the helper of another parent: that one forks, and dies.
-                None if self.helpers.iter().any(|h| h.sid == sid) => return Ok(false),
-                None => {
-                    let wanted = self.wanted(sid);
-                    let from = self.stubs[parent].as_mut().expect("parents are born first");
-                    let stub = retry(sid, self.deadline, || from.fork(wanted, 0, SIGCHLD))?;
-                    self.lead(stub, Some(parent), sid)?
-                }
-            };
-            self.fork(Forker::Helper(at), child, CLONE_PARENT)?;
-            return Ok(true);
-        }
-        let Some(member) = self.descendant_in(parent, sid) else { return Ok(false) };
-        self.orphan(parent, member, child)?;
-        Ok(true)
-    }
-
-    fn must_share(&self, index: usize) -> bool {
-        objects(&self.records[index])
-            .iter()
-            .zip(&self.owners)
-            .any(|((_, id), owners)| *id != 0 && owners.get(id).is_some_and(|first| *first != index))
-    }
-
-    /// A process below `ancestor` that is in this session now.
-    fn descendant_in(&self, ancestor: usize, sid: Pid) -> Option<usize> {
-        (ancestor + 1..self.records.len()).find(|&i| {
-            let mut at = Some(i);
-            while let Some(a) = at.filter(|a| *a > ancestor) {
-                at = self.plan.parents[a];
-            }
-            at == Some(ancestor) && self.sids[i] == sid && self.stubs[i].is_some()
-        })
-    }
-
-    /// As the kernel once did it: a member of the session forks a process that forks the child and dies.
-    fn orphan(&mut self, parent: usize, member: usize, child: usize) -> Result<(), KindError> {
-        let old = self.records[child].pid;
-        let reaper = self.stubs[parent].as_mut().expect("parents are born first");
-        make(reaper, old, "PR_SET_CHILD_SUBREAPER", nr::PRCTL, &[PR_SET_CHILD_SUBREAPER as u64, 1])?;
-        let sid = self.sids[member];
-        let helper = loop {
-            let from = self.stubs[member].as_mut().expect("it was found alive");
-            let stub = from.fork(0, 0, SIGCHLD).map_err(|e| remote(old, e))?;
-            let in_the_way = self.cx.options.pids != Pids::New && self.cx.pids.contains_key(&stub.pid);
-            let helper = Helper { stub, parent: Some(member), sid };
-            if !in_the_way {
-                break helper;
-            }
-            // The kernel chose a pid that another process of the tree will need; the next one it chooses is higher.
-            self.end_helper(helper)?;
-        };
-        self.helpers.push(helper);
-        self.fork(Forker::Helper(self.helpers.len() - 1), child, 0)?;
-        let helper = self.helpers.pop().expect("it was just put there");
-        self.end_helper(helper)?;
-        let reaper = self.stubs[parent].as_mut().expect("parents are born first");
-        make(reaper, old, "PR_SET_CHILD_SUBREAPER", nr::PRCTL, &[PR_SET_CHILD_SUBREAPER as u64, 0])
-    }
-
-    /// Puts every process into its group; founders first, so that the groups exist, and those that moved on last.
-    fn groups(&mut self) -> Result<(), KindError> {
-        let founders: Vec<usize> = (0..self.records.len())
-            .filter(|&i| {
-                self.plan.group_founders.contains(&self.records[i].pid) && self.plan.sids[i] != self.records[i].pid
-            })
-            .collect();
-        self.set_groups(&founders, |_, _| 0)?;
-        for (pgid, sid) in self.plan.dead_groups.clone() {
-            let Some(member) = (0..self.records.len()).find(|&i| self.plan.pgids[i] == pgid) else { continue };
-            let wanted = self.wanted(pgid);
-            let from = self.stubs[member].as_mut().expect("all are born");
-            let mut stub = retry(pgid, self.deadline, || from.fork(wanted, 0, SIGCHLD))?;
-            make(&mut stub, pgid, "setpgid for a group whose leader has died", nr::SETPGID, &[0, 0])?;
-            self.cx.pids.insert(pgid, stub.pid);
-            self.helpers.push(Helper { stub, parent: Some(member), sid });
-        }
-        let moves = |b: &Self, i: usize| {
-            let own = b.records[i].pid;
-            b.plan.pgids[i] != 0 && b.plan.pgids[i] != own && b.plan.sids[i] != own
-        };
-        let (last, first): (Vec<usize>, Vec<usize>) =
-            (0..self.records.len()).filter(|&i| moves(self, i)).partition(|i| founders.contains(i));
-        for part in [first, last] {
-            self.set_groups(&part, |b, i| b.cx.pid(b.plan.pgids[i]))?;
-        }
-        Ok(())
-    }
-
-    /// Puts the group in front of each terminal that was there.
-    fn in_front(&mut self) -> Result<(), KindError> {
-        for i in std::mem::take(&mut self.in_control) {
-            let record = &self.records[i];
-            let group = self.cx.pid(record.tty_foreground_pgid);
-            let tty = terminal::of(self.cx, record)?;
-            let stub = self.stubs[i].as_mut().expect("it leads its session");
-            let control = (self.cx.control.as_fd(), self.cx.control_fd);
-            if group == 0 || !terminal::put_in_front(stub, control, (tty, group), record.pid)? {
-                self.cx.notes.push(rec::Note {
-                    pid: record.pid,
-                    kind: "tty".into(),
-                    subject: "foreground group".into(),
-                    text: "the group that was in front of the terminal has no process any more".into(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn set_groups(&mut self, who: &[usize], group: impl Fn(&Self, usize) -> Pid) -> Result<(), KindError> {
-        let batches: Vec<(usize, Batch)> = who
-            .iter()
-            .map(|&i| {
-                let mut batch = Batch::new();
-                let pgid = group(self, i);
-                batch.call(format!("setpgid to {pgid}"), nr::SETPGID, &[0.into(), pgid.into()]);
-                (i, batch)
-            })
-            .collect();
-        let mut wanted = batches.iter().peekable();
-        let mut work = Vec::with_capacity(who.len());
-        for (i, stub) in self.stubs.iter_mut().enumerate() {
-            if let (Some((_, batch)), Some(stub)) = (wanted.next_if(|(w, _)| *w == i), stub.as_mut()) {
-                work.push((stub, batch));
-            }
-        }
-        for (result, i) in Stub::run_all(&mut work).into_iter().zip(who) {
-            result.map_err(|e| remote(self.records[*i].pid, e))?;
-        }
-        Ok(())
-    }
-
-    fn end_helpers(&mut self) -> Result<(), KindError> {
-        for helper in std::mem::take(&mut self.helpers) {
-            self.end_helper(helper)?;
-        }
-        Ok(())
-    }
-
-    fn end_helper(&mut self, helper: Helper) -> Result<(), KindError> {
-        let (pid, sid) = (helper.stub.pid, helper.sid);
-        end_with(helper.stub, sid, 0)?;
-        if let Some(parent) = helper.parent {
-            let stub = self.stubs[parent].as_mut().expect("it forked the helper");
-            // Its SIGCHLD is taken back when the signals are put in order.
-            make(stub, self.records[parent].pid, "waiting for a helper", nr::WAIT4, &[pid as u64, 0, 0, 0])?;
-        }
-        Ok(())
-    }
-
-    fn end_zombies(&mut self) -> Result<(), KindError> {
-        for (i, record) in self.records.iter().enumerate() {
-            let Some(zombie) = &record.zombie else { continue };
-            let stub = self.stubs[i].take().expect("all are born");
-            if let Some(thread) = record.threads.first() {
-                rename(stub, record.pid, thread).and_then(|stub| end_with(stub, record.pid, zombie.status))?;
-            } else {
-                end_with(stub, record.pid, zombie.status)?;
-            }
-            if zombie.status & 0x80 != 0 {
-                self.cx.notes.push(rec::Note {
-                    pid: record.pid,
-                    kind: "zombie".into(),
-                    subject: "wait status".into(),
-                    text: "wait no longer says that a core was dumped".into(),
-                });
-            }
-        }
-        Ok(())
-    }
-
     fn hand_in(self) -> Result<(), KindError> {
         if self.cx.options.pids != Pids::Same || self.records[0].sid_outside {
             // What refers to a session or group outside means that of the restorer now.
@@ -520,58 +334,4 @@ fn make(
     let mut batch = Batch::new();
     batch.call(label, nr, &args);
     stub.run(&batch).map(|_: Outcome| ()).map_err(|e| remote(old, e))
-}
-
-fn rename(mut stub: Stub, old: Pid, thread: &rec::Thread) -> Result<Stub, KindError> {
-    let mut batch = Batch::new();
-    name::give(&mut batch, thread);
-    stub.run(&batch).map_err(|e| remote(old, e))?;
-    Ok(stub)
-}
-
-/// Ends a process so that `wait(2)` reports this status, less the flag for a core.
-fn end_with(mut stub: Stub, old: Pid, status: u32) -> Result<(), KindError> {
-    let signal = (status & 0x7f) as i32;
-    let on = |e: KindError| e.on(old, format!("wait status {status:#x}"));
-    if signal == 0 {
-        let mut batch = Batch::new();
-        batch.call("exit_group", nr::EXIT_GROUP, &[((status >> 8) & 0xff).into()]);
-        return match stub.run(&batch) {
-            Err(RemoteError::Died(_)) => Ok(()),
-            Ok(_) => Err(on(KindError::conflict("ending it", "it did not end"))),
-            Err(e) => Err(on(KindError::new("ending it", e))),
-        };
-    }
-    if !(1..=64).contains(&signal) || is_harmless(signal) {
-        return Err(on(KindError::conflict("ending it", "no process can end with this status")));
-    }
-    // A limit of one byte means no core, even where cores go to a program.
-    process::set_limit(stub.pid, libc::RLIMIT_CORE, (1, 1)).step("forbidding its core").map_err(on)?;
-    let pid = stub.pid;
-    let thread = stub.into_thread().step("ending it").map_err(on)?;
-    thread.set_signal_mask(0).step("ending it").map_err(on)?;
-    crate::freeze::signal(pid, signal).step("ending it").map_err(on)?;
-    let mut running = thread.resume(0).step("ending it").map_err(on)?;
-    loop {
-        match running.wait().step("ending it").map_err(on)? {
-            Waited::Gone(_) => return Ok(()),
-            Waited::Stopped(s, Stop::Signal(held)) => running = s.resume(held).step("ending it").map_err(on)?,
-            Waited::Stopped(s, _) => running = s.resume(0).step("ending it").map_err(on)?,
-        }
-    }
-}
-
-/// Signals that end nothing by themselves.
-fn is_harmless(signal: i32) -> bool {
-    matches!(
-        signal,
-        libc::SIGCHLD
-            | libc::SIGCONT
-            | libc::SIGURG
-            | libc::SIGWINCH
-            | libc::SIGSTOP
-            | libc::SIGTSTP
-            | libc::SIGTTIN
-            | libc::SIGTTOU
-    )
 }
