@@ -211,3 +211,42 @@ fn the_executor_can_be_unmapped_and_the_program_goes_on() {
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
     assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 42, "{status:#x}");
 }
+
+/// The next test's process: it lowers a limit that all tests of one process share.
+#[test]
+#[ignore = "run by children_that_cannot_be_held_are_ended"]
+fn too_few_descriptors_for_the_children() {
+    let mut stub = spawn();
+    let limit = |soft: u64| {
+        let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a local that the kernel fills, and then reads.
+        unsafe {
+            assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut now), 0);
+            let old = std::mem::replace(&mut now.rlim_cur, soft);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const now), 0);
+            old
+        }
+    };
+    let free = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+    for room in 0..6 {
+        let old = limit(free + room);
+        let many = stub.fork_many(&[(0, 0, libc::SIGCHLD as u32); 4]);
+        let one = stub.fork(0, 0, libc::SIGCHLD as u32);
+        limit(old);
+        assert!(many.is_err(), "room for {room} descriptors was enough");
+        let alive = one.iter().map(|s| s.pid).collect::<Vec<_>>();
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", stub.pid)).unwrap();
+        for child in children.split_whitespace().map(|c| c.parse().unwrap()).filter(|c| !alive.contains(c)) {
+            assert_eq!(status(child, "State:"), "Z (zombie)", "room for {room}: nobody holds it, and it lives");
+        }
+        drop(one);
+        while call(&mut stub, libc::SYS_wait4, &[(-1).into(), 0.into(), 0.into(), 0.into()]).is_ok() {}
+    }
+}
+
+#[test]
+fn children_that_cannot_be_held_are_ended() {
+    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+    let out = alone.args(["--exact", "too_few_descriptors_for_the_children", "--ignored"]).output().unwrap();
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+}

@@ -1,6 +1,6 @@
 //! The children and the threads that a stub makes, by clone3 inside it: stubs like itself.
 
-use super::process::{Guard, Process};
+use super::process::{Guard, Newborn, Process};
 use super::stub::{ForkOptions, Stub, step};
 use super::{Batch, Label, Memory, RemoteError};
 use crate::clone3::CloneArgs;
@@ -27,11 +27,28 @@ impl Stub {
             ..CloneArgs::default()
         };
         let (born, outcome) = self.births(&[(args, options.pids)]);
+        let born = born.into_iter().map(Newborn::new).next_back();
         outcome?;
-        let [tid] = born[..] else { return Err(step("making a child process")(Errno(libc::ECHILD))) };
-        let thread = first_stop(tid)?;
-        let process = Process::new(tid).map_err(step("opening the new process"))?;
-        self.sibling(thread, tid, &process, options.flags)
+        self.claim(born.ok_or_else(|| step("making a child process")(Errno(libc::ECHILD)))?, options.flags)
+    }
+
+    /// Makes a stub of a child process. On an error the child is killed.
+    fn claim(&self, born: Newborn, flags: u64) -> Result<Self, RemoteError> {
+        let pid = born.pid();
+        let thread = match first_stop(pid) {
+            // It has ended and been reaped, by us or by a host that waits for all children: the pid may be another's by now.
+            Err(e @ (RemoteError::Died(_) | RemoteError::Step { errno: Errno(libc::ECHILD), .. })) => {
+                born.disarm();
+                return Err(e);
+            }
+            other => other?,
+        };
+        // Dropped before the thread, which would let it run.
+        let born = born;
+        let process = Process::new(pid).map_err(step("opening the new process"))?;
+        let guard = Guard::new(&process, pid);
+        born.disarm();
+        self.sibling(thread, guard, pid, flags)
     }
 
     /// Makes several child processes in one batch, in this order: (pid or 0, clone flags, exit signal).
@@ -48,10 +65,10 @@ impl Stub {
                 })
                 .collect();
             let (born, outcome) = self.births(&births);
-            for (tid, (_, flags, _)) in born.into_iter().zip(part) {
-                let thread = first_stop(tid)?;
-                let process = Process::new(tid).map_err(step("opening the new process"))?;
-                stubs.push(self.sibling(thread, tid, &process, *flags)?);
+            // All have somebody who ends them before the first can fail.
+            let born: Vec<_> = born.into_iter().map(Newborn::new).collect();
+            for (born, (_, flags, _)) in born.into_iter().zip(part) {
+                stubs.push(self.claim(born, *flags)?);
             }
             match outcome {
                 Ok(_) => {}
@@ -123,9 +140,16 @@ impl Stub {
                 .collect();
             let (born, outcome) = self.births(&births);
             let process = Arc::clone(self.guard.process());
-            for tid in born {
-                let thread = first_stop(tid)?;
-                stubs.push(self.sibling(thread, self.pid, &process, flags)?);
+            let born: Vec<_> = born.into_iter().map(|tid| (tid, Guard::new(&process, tid))).collect();
+            for (tid, mut guard) in born {
+                let thread = match first_stop(tid) {
+                    Err(e @ RemoteError::Died(_)) => {
+                        guard.disarm();
+                        return Err(e);
+                    }
+                    other => other?,
+                };
+                stubs.push(self.sibling(thread, guard, self.pid, flags)?);
             }
             // Only now, so that the threads made before the error are in `stubs` and go with them.
             outcome?;
@@ -133,16 +157,17 @@ impl Stub {
         if stubs.len() == tids.len() { Ok(stubs) } else { Err(step("making threads")(Errno(libc::ECHILD))) }
     }
 
-    fn sibling(&self, thread: Stopped, pid: Pid, process: &Arc<Process>, flags: u64) -> Result<Self, RemoteError> {
+    /// On an error `guard` is dropped before the thread, which would let it run.
+    fn sibling(&self, thread: Stopped, guard: Guard, pid: Pid, flags: u64) -> Result<Self, RemoteError> {
         let has = |flag: i32| flags & flag as u64 != 0;
         let knows_pids = self.knows_pids && !has(libc::CLONE_NEWPID);
-        let guard = Guard::new(process, thread.tid());
         let memory = if pid == self.pid { Ok(self.memory.share()) } else { Memory::open(pid) };
+        let memory = memory.map_err(step("opening the memory of the new process"))?;
         Ok(Self {
             guard,
             thread,
             pid,
-            memory: memory.map_err(step("opening the memory of the new process"))?,
+            memory,
             layout: self.layout,
             places: self.places,
             knows_pids,

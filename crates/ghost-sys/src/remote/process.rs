@@ -258,7 +258,8 @@ fn spawn_once(image: &OwnedFd, birth: &Birth<'_>) -> Result<(Stopped, Arc<Proces
         other => other,
     }
     .map_err(step("making a process (clone3)"))?;
-    let mut born = Newborn { pid, armed: true };
+    // It may use our stack until it has ended.
+    let mut born = Newborn::new(pid);
     let fail = step("starting the stub's program");
     let running = ptrace::seize(pid, OPTIONS | libc::PTRACE_O_TRACEEXEC).map_err(step("tracing the new process"))?;
     let mut writer = std::fs::File::from(go_writer);
@@ -269,7 +270,7 @@ fn spawn_once(image: &OwnedFd, birth: &Birth<'_>) -> Result<(Stopped, Arc<Proces
     thread = expect(thread.resume(0).map_err(&fail)?, &mut born, |s| s == Stop::Signal(libc::SIGTRAP))?;
     thread.swallow();
     let process = Process::new(pid).map_err(&fail)?;
-    born.armed = false;
+    born.disarm();
     drop(stack);
     Ok((thread, process))
 }
@@ -301,16 +302,29 @@ fn pipe() -> SysResult<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-/// A child between clone3 and its first trap; ends with us if that is never reached. It may use our stack until it has ended.
-struct Newborn {
+/// A child between clone3 and its first stop, which nobody holds yet: dropped, it is killed and waited for.
+pub(super) struct Newborn {
     pid: Pid,
     armed: bool,
+}
+
+impl Newborn {
+    pub(super) fn new(pid: Pid) -> Self {
+        Self { pid, armed: true }
+    }
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+    /// Somebody holds it from here on, or it has ended and been reaped.
+    pub(super) fn disarm(mut self) {
+        self.armed = false;
+    }
 }
 
 impl Drop for Newborn {
     fn drop(&mut self) {
         if self.armed {
-            // SAFETY: takes numbers only. The child is not reaped by anybody but us, so the pid is still its own or free.
+            // SAFETY: takes numbers only. We trace the child, so nobody can reap it before us: the pid is still its own.
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
             wait_end(self.pid);
         }

@@ -120,11 +120,14 @@ impl Stub {
         };
         let (thread, process) = process::spawn(layout, &birth)?;
         let pid = thread.tid();
+        // On an error it is dropped before the thread, which would let it run.
+        let guard = Guard::new(&process, pid);
+        let memory = Memory::open(pid).map_err(step("opening the memory of the new process"))?;
         let mut stub = Self {
-            guard: Guard::new(&process, pid),
+            guard,
             thread,
             pid,
-            memory: Memory::open(pid).map_err(step("opening the memory of the new process"))?,
+            memory,
             layout,
             places: StubPlaces::of(layout),
             knows_pids: false,
