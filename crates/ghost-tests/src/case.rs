@@ -1,6 +1,6 @@
 //! One victim under one mechanism, inside a pid and mount namespace that ends with the case.
 //!
-//! The test process starts `victim ns … TEST-BINARY --case VICTIM MECHANISM DIR`; what [`inside`] prints there is
+//! The test process starts `victim ns … TEST-BINARY --case VICTIM MECHANISM FLAGS DIR`; what [`inside`] prints there is
 //! the failure's text.
 use crate::catalogue::Victim;
 use crate::mechanism::Mechanism;
@@ -39,7 +39,8 @@ pub fn outside(programs: &Programs, victim: &Victim, mechanism: Mechanism, dir: 
 }
 
 fn outside_inner(programs: &Programs, victim: &Victim, mechanism: Mechanism, dir: &Path) -> Result<Outcome, String> {
-    in_namespaces(programs, &[&victim.name, mechanism.name()], dir, victim.seconds() + 20)
+    let words = [victim.name.as_str(), mechanism.name(), &victim.flags.join("\t")];
+    in_namespaces(programs, &words, dir, victim.seconds() + 20)
 }
 
 /// Runs this test binary as `--case WORDS… DIR` in namespaces of its own, with `DIR/v` made and whatever init reaps in `DIR/reaped`.
@@ -98,15 +99,15 @@ pub(crate) fn in_namespaces(
 
 /// The inner half: called with the words after `--case`; returns the exit status.
 pub fn inside(args: &[String]) -> i32 {
-    let [name, mechanism, dir] = args else { return 2 };
+    let [name, mechanism, flags, dir] = args else { return 2 };
     let dir = PathBuf::from(dir);
+    let flags = flags.split('\t').filter(|f| !f.is_empty()).map(str::to_owned).collect();
+    let victim = Victim { name: name.clone(), flags };
     let result = crate::programs::find().and_then(|programs| {
-        let all = crate::catalogue::victims(&programs.victim)?;
-        let victim = all.into_iter().find(|v| v.name == *name).ok_or("no such victim")?;
         let mechanism = Mechanism::named(mechanism).ok_or("no such mechanism")?;
-        Ok((programs, victim, mechanism))
+        Ok((programs, mechanism))
     });
-    let (programs, victim, mechanism) = match result {
+    let (programs, mechanism) = match result {
         Ok(all) => all,
         Err(e) => {
             println!("{e}");

@@ -27,6 +27,11 @@ impl Victim {
     pub fn seconds(&self) -> u64 {
         self.value("seconds").and_then(|s| s.parse().ok()).unwrap_or(60)
     }
+
+    /// Whether its cases sleep most of their time: those of calls and timers that a second must pass for.
+    pub fn sleeps(&self) -> bool {
+        ["syscall/", "timer/"].iter().any(|area| self.name.starts_with(area))
+    }
 }
 
 /// All victims of this binary.

@@ -4,6 +4,7 @@
 //! - [`mechanism`]: the ways out and in, each a short sequence of `ghost` commands;
 //! - [`case`]: one victim under one mechanism, inside a pid and mount namespace of its own;
 //! - [`real`], [`real_wide`], [`real_case`]: real programs, and one of them under one mode;
+//! - [`pace`]: in which order cases are played, and how many at once;
 //! - [`run`]: running commands with a limit of time and everything they said kept;
 //! - [`programs`]: where `ghost` and `victim` are.
 //!
@@ -12,6 +13,7 @@
 pub mod case;
 pub mod catalogue;
 pub mod mechanism;
+pub mod pace;
 pub mod programs;
 pub mod real;
 pub mod real_case;

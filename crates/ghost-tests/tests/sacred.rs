@@ -1,9 +1,22 @@
 //! A process being exported is sacred: ghost fails, dies or is refused at every step, and nothing is harmed or left.
 use ghost_tests::case::Outcome;
-use ghost_tests::{programs, sacred};
+use ghost_tests::{pace, programs, sacred};
 use libtest_mimic::{Arguments, Completion, Trial};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// Most of these wait: for instants, for ends, for silence.
+const AT_ONCE: usize = 4;
+
+/// The longest, which must not come last.
+const FIRST: &[&str] = &[
+    "kills::receive-same-pids",
+    "kills::receive",
+    "export-failpoints::tree",
+    "kills::checkpoint",
+    "migrate-failpoints::same-pids",
+    "kills::migrate",
+];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -11,7 +24,7 @@ fn main() -> ExitCode {
         return ExitCode::from(sacred::inside(&words[1..]) as u8);
     }
     let mut args = Arguments::from_args();
-    args.test_threads = args.test_threads.or(Some(2));
+    args.test_threads = args.test_threads.or(Some(AT_ONCE));
     let programs = match programs::find() {
         Ok(p) => p,
         Err(e) => {
@@ -26,11 +39,12 @@ fn main() -> ExitCode {
         eprintln!("the harness cannot begin: {}: {e}", base.display());
         return ExitCode::FAILURE;
     }
-    let cases = sacred::CASES.iter().copied().flatten();
-    let trials = cases.map(|&(name, _)| {
+    let mut cases: Vec<&str> = sacred::CASES.iter().copied().flatten().map(|(name, _)| *name).collect();
+    pace::first(&mut cases, FIRST, |name| (*name).to_owned());
+    let trials = cases.into_iter().map(|name| {
         let (programs, dir) = (programs.clone(), base.join(name));
         Trial::ignorable_test(name, move || {
-            let mut outcome = sacred::outside(&programs, name, &dir);
+            let mut outcome = pace::timed(name, || sacred::outside(&programs, name, &dir));
             // Many of these race with the clock on purpose. A second failure stands, and a repeat is always told.
             if let Outcome::Failed(text) = &outcome {
                 println!("played twice: {name}: {text}");

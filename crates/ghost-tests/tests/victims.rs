@@ -5,14 +5,19 @@
 use ghost_tests::case::{self, Outcome};
 use ghost_tests::catalogue::{self, Victim};
 use ghost_tests::mechanism::Mechanism;
+use ghost_tests::pace::{self, Gate};
 use ghost_tests::programs::{self, Programs};
 use libtest_mimic::{Arguments, Completion, Trial};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 type Notes = Arc<Mutex<Vec<String>>>;
+
+/// How many cases are played at once of those that keep a CPU busy, and in all.
+const BUSY: usize = 3;
+const AT_ONCE: usize = 8;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -20,7 +25,7 @@ fn main() -> ExitCode {
         return ExitCode::from(case::inside(&words[1..]) as u8);
     }
     let mut args = Arguments::from_args();
-    args.test_threads = args.test_threads.or(Some(3));
+    args.test_threads = args.test_threads.or(Some(AT_ONCE));
     let found = programs::find().and_then(|p| {
         let victims = catalogue::victims(&p.victim)?;
         let gaps = catalogue::gaps(include_str!("../open.txt"), &victims)?;
@@ -35,13 +40,17 @@ fn main() -> ExitCode {
     };
     let base = PathBuf::from(format!("/tmp/gt{}", std::process::id()));
     let notes = Notes::default();
-    let mut trials = Vec::new();
+    let gate = Arc::new(Gate::new(BUSY));
+    let (mut busy, mut asleep) = (Vec::new(), Vec::new());
     for v in &victims {
         for &m in Mechanism::ALL.iter().filter(|m| m.concerns(v)) {
             let gap = gaps.iter().find(|g| g.covers(&v.name, m)).map(|g| g.reason.clone());
-            trials.push(trial(&programs, v, m, gap, &base, &notes));
+            let gate = (!v.sleeps()).then(|| gate.clone());
+            let list = if gate.is_some() { &mut busy } else { &mut asleep };
+            list.push(trial(&programs, v, m, gap, gate, &base, &notes));
         }
     }
+    let trials = pace::spread(busy, asleep);
     if !args.list
         && let Err(e) = std::fs::create_dir_all(&base)
     {
@@ -58,7 +67,16 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-fn trial(p: &Programs, v: &Victim, m: Mechanism, gap: Option<String>, base: &std::path::Path, notes: &Notes) -> Trial {
+/// `gate`: what it must pass, unless it sleeps most of its time.
+fn trial(
+    p: &Programs,
+    v: &Victim,
+    m: Mechanism,
+    gap: Option<String>,
+    gate: Option<Arc<Gate>>,
+    base: &Path,
+    notes: &Notes,
+) -> Trial {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let (p, v, base, notes) = (p.clone(), v.clone(), base.to_owned(), notes.clone());
     let name = format!("{}::{}", v.name, m.name());
@@ -80,7 +98,9 @@ fn trial(p: &Programs, v: &Victim, m: Mechanism, gap: Option<String>, base: &std
             note(format!("open: {name}: {reason}"));
             return Ok(Completion::ignored_with(format!("open: {reason}")));
         }
-        let play = || case::outside(&p, &v, m, &base.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string()));
+        let _way = gate.as_ref().map(|g| g.pass());
+        let dir = || base.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string());
+        let play = || pace::timed(&name, || case::outside(&p, &v, m, &dir()));
         let mut outcome = play();
         // Victims that watch the clock can miss it on a busy machine. A second failure stands, and a repeat is always told.
         if let Outcome::Failed(text) = &outcome {
