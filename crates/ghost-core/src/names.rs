@@ -90,7 +90,7 @@ impl Drop for Names {
                 // What cannot be removed stays behind, empty; the next restart takes a socket for stale.
                 let _ = match name.sort {
                     Sort::Directory => rustix::fs::rmdir(path),
-                    Sort::Fifo | Sort::Socket => rustix::fs::unlink(path),
+                    Sort::Fifo | Sort::Socket | Sort::Device => rustix::fs::unlink(path),
                 };
             }
         }

@@ -39,7 +39,10 @@ fn ask(socket: BorrowedFd<'_>, call: Ask) -> Result<Vec<u8>> {
 }
 
 /// Gives it an address.
+///
+/// The kernel tells a unix name that fills its address with a NUL after it, which it does not take back.
 pub fn bind(socket: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
+    let address = &address[..address.len().min(ADDRESS_MAX)];
     // SAFETY: the kernel reads `len` bytes of `address`, which outlives the call.
     cvt(unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), address.len() as u32) } as i64).map(drop)
 }
@@ -134,9 +137,19 @@ pub fn unix_path(address: &[u8]) -> Option<&[u8]> {
     Some(path.split(|b| *b == 0).next().unwrap_or(path))
 }
 
-/// The unix address of a path.
+/// The longest address that `bind(2)` is given: none of the families here is longer than a unix address.
+const ADDRESS_MAX: usize = UNIX_ADDRESS_MAX;
+
+/// The longest unix address: `struct sockaddr_un`.
+pub const UNIX_ADDRESS_MAX: usize = size_of::<libc::sockaddr_un>();
+
+/// The unix address of a path. One that fills it to the end stands without a NUL after it.
 pub fn unix_address(path: &[u8]) -> Vec<u8> {
-    [&(libc::AF_UNIX as u16).to_ne_bytes()[..], path, &[0]].concat()
+    let mut address = [&(libc::AF_UNIX as u16).to_ne_bytes()[..], path].concat();
+    if address.len() < UNIX_ADDRESS_MAX {
+        address.push(0);
+    }
+    address
 }
 
 /// Binds a unix socket to a relative name as seen from `directory`.

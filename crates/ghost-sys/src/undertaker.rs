@@ -24,6 +24,8 @@ pub enum Sort {
     Fifo = 2,
     /// A unix socket.
     Socket = 3,
+    /// A character device.
+    Device = 4,
 }
 
 /// A line of the will; [`Undertaker::revoke`] takes it out again.
@@ -210,6 +212,7 @@ unsafe fn execute(will: RawFd) -> bool {
             let gone = match head[0] {
                 d if d == Sort::Directory as u8 && is == libc::S_IFDIR => libc::rmdir(path.as_ptr().cast()),
                 f if f == Sort::Fifo as u8 && is == libc::S_IFIFO => libc::unlink(path.as_ptr().cast()),
+                d if d == Sort::Device as u8 && is == libc::S_IFCHR => libc::unlink(path.as_ptr().cast()),
                 s if s == Sort::Socket as u8 && is == libc::S_IFSOCK => libc::unlink(path.as_ptr().cast()),
                 _ => -1,
             };

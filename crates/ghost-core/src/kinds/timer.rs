@@ -15,6 +15,7 @@
 use crate::error::{Blocker, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
+use crate::kinds::process::limits;
 use crate::kinds::signal;
 use crate::view::TreeView;
 use ghost_image::record as rec;
@@ -85,12 +86,16 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
 /// Makes and arms the timers.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
+    let own_limits = limits::own()?;
     // Made first, all of them, so that nothing comes between arming and running.
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         if record.posix_timers.is_empty() && !record.timer_restore_ids {
             continue;
         }
         create(cx, index, &record.posix_timers)?;
+        if let Some(limit) = limits::after_timers(record, &own_limits) {
+            limits::set(&mut cx.building[index].batch, limit);
+        }
         for t in record.posix_timers.iter().filter(|t| t.overrun > 0) {
             cx.notes.push(rec::Note {
                 pid: record.pid,

@@ -78,6 +78,7 @@ const PROC_MAGIC: i64 = 0x9fa0;
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 const MQUEUE_MAGIC: i64 = 0x1980_0202;
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
 const SECRETMEM_MAGIC: i64 = 0x5345_434d;
 
 /// The sort of file behind a descriptor.
@@ -108,6 +109,11 @@ fn on_file_system(fd: &FdView, usual: Class) -> Class {
     // A running program may have lost the file system under it; then opening it again will say so.
     let magic = rustix::fs::fstatfs(&fd.ours).map_or(0, |s| s.f_type);
     match magic {
+        PROC_MAGIC | CGROUP2_MAGIC if is_pressure(fd) => refused(
+            "pressure",
+            "a file of pressure stall information is open for writing: a trigger that was set by it shows nowhere",
+            "close it before the checkpoint, or open it to read only",
+        ),
         PROC_MAGIC => Class::Proc,
         NSFS_MAGIC => Class::Namespace,
         MQUEUE_MAGIC => refused(
@@ -123,6 +129,14 @@ fn on_file_system(fd: &FdView, usual: Class) -> Class {
         _ if fd.link.starts_with(b"pidfd:") => Class::PidFd,
         _ => usual,
     }
+}
+
+/// Whether it is a file by which a trigger may have been set, `/proc/pressure/cpu` or `memory.pressure` of a cgroup.
+///
+/// `poll(2)` would tell, but takes the event of one that has gone off.
+fn is_pressure(fd: &FdView) -> bool {
+    let named = fd.link.starts_with(b"/proc/pressure/") || fd.link.ends_with(b".pressure");
+    named && fd.info.flags & OFlags::RWMODE.bits() != OFlags::RDONLY.bits()
 }
 
 /// Devices of major 1 that keep nothing for a description: null, zero, full, random, urandom.

@@ -7,11 +7,12 @@
 use super::{external, note, path, regular};
 use crate::error::{Context, KindError};
 use crate::import::ImportCx;
+use crate::names::Sort;
 use crate::view::FdView;
 use ghost_image::record as rec;
 use ghost_sys::nr;
 use ghost_sys::remote::Batch;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// What is written of a description of a device.
@@ -24,7 +25,8 @@ pub fn import(cx: &mut ImportCx<'_>, file: &rec::File, device: &rec::Device) -> 
     let Some(at) = device.path.as_ref() else {
         return Err(KindError::conflict("opening a device", "the ghost does not say which"));
     };
-    let fd = path::open(cx, at, file.flags & !(regular::NOT_AGAIN | regular::ASYNC), 0)?;
+    let flags = file.flags & !(regular::NOT_AGAIN | regular::ASYNC);
+    let fd = if at.deleted { nameless(cx, at, flags, device.rdev)? } else { path::open(cx, at, flags, 0)? };
     let stat = rustix::fs::fstat(&fd).step("looking at the device")?;
     if stat.st_rdev != device.rdev {
         let (want, got) = (device.rdev, stat.st_rdev);
@@ -42,6 +44,40 @@ pub fn import(cx: &mut ImportCx<'_>, file: &rec::File, device: &rec::Device) -> 
     }
     Ok(fd)
 }
+
+/// A device by a node whose name is gone: it has one again for a moment. Whoever may not make nodes opens the one in `/dev`.
+fn nameless(cx: &mut ImportCx<'_>, at: &rec::Path, flags: u32, rdev: u64) -> Result<OwnedFd, KindError> {
+    let old = path::mapped(cx, &at.path);
+    let text = || format!("making the deleted device {} for a moment", String::from_utf8_lossy(&old));
+    let flags = OFlags::from_bits_retain(flags) | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let hidden = [old.as_slice(), format!(".ghost-{}", std::process::id()).as_bytes()].concat();
+    let name = if rustix::fs::lstat(old.as_slice()).is_ok() { hidden.as_slice() } else { old.as_slice() };
+    let ticket = cx.names.intend(name, Sort::Device);
+    let mode = Mode::from_raw_mode(at.mode & 0o7777);
+    if let Err(e) = rustix::fs::mknodat(CWD, name, FileType::CharacterDevice, mode, rdev) {
+        cx.names.gone(ticket);
+        let (_, usual) =
+            USUAL.iter().find(|u| rustix::fs::makedev(1, u.0) == rdev).ok_or_else(|| KindError::new(text(), e))?;
+        let fd = rustix::fs::open(*usual, flags, Mode::empty()).step(format!("opening {usual}"))?;
+        cx.notes.push(note(
+            0,
+            "device",
+            String::from_utf8_lossy(&old),
+            format!("deleted device: is {usual} now ({e})"),
+        ));
+        return Ok(fd);
+    }
+    cx.names.made(ticket);
+    crate::failpoint::hit("import.momentary")?;
+    let fd = rustix::fs::open(name, flags, Mode::empty());
+    rustix::fs::unlink(name).step(text())?;
+    cx.names.gone(ticket);
+    fd.step(text())
+}
+
+/// Where the devices of major 1 are that travel.
+const USUAL: [(u32, &str); 5] =
+    [(3, "/dev/null"), (5, "/dev/zero"), (7, "/dev/full"), (8, "/dev/random"), (9, "/dev/urandom")];
 
 /// What is written of a description of a terminal.
 pub fn export_terminal(fd: &FdView) -> rec::Tty {

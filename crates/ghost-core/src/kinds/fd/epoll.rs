@@ -168,11 +168,11 @@ fn depth(model: &crate::model::Model, epoll: &rec::Epoll, level: u32) -> u32 {
     inner.max().map_or(0, |d| d + 1)
 }
 
-/// One table's view of an epoll: who has it under which number.
+/// One table's view of an epoll: who has it under which number. One that lies in a socket nobody has: it is lent.
 struct Inside<'a> {
     index: usize,
     table: &'a rec::FdTable,
-    number: i32,
+    number: Option<i32>,
 }
 
 fn add_all(
@@ -229,8 +229,9 @@ fn inside<'a>(
     let model = cx.model;
     let with = |table: &'a rec::FdTable| {
         let number = table.fds.iter().find(|f| f.file_id == epoll)?.fd as i32;
-        Some(Inside { index: *owners.get(&table.id)?, table, number })
+        Some(Inside { index: *owners.get(&table.id)?, table, number: Some(number) })
     };
+    let without = |table: &'a rec::FdTable| Some(Inside { index: *owners.get(&table.id)?, table, number: None });
     let holds = |t: &rec::FdTable| t.fds.iter().any(|f| (f.fd, f.file_id) == (entry.fd, entry.file_id));
     model
         .fd_tables
@@ -239,6 +240,8 @@ fn inside<'a>(
         .find_map(with)
         .or_else(|| model.fd_table(entry.owner_table).and_then(with))
         .or_else(|| model.fd_tables.iter().find_map(with))
+        .or_else(|| model.fd_table(entry.owner_table).and_then(without))
+        .or_else(|| model.fd_tables.iter().find_map(without))
 }
 
 fn event(events: u32, data: u64) -> Vec<u8> {
@@ -282,12 +285,25 @@ fn control(
 ) -> Result<(), KindError> {
     let Inside { index, table, number } = inside(cx, owners, file.id, entry).step_missing()?;
     let wanted = entry.fd as i32;
+    let mut helpers = Vec::new();
+    let number = if let Some(number) = number {
+        number
+    } else {
+        let ours = cx.files.get(&file.id).step_missing()?.try_clone().step("keeping the epoll")?;
+        // Twice, since one may get the number of the target, which then takes its place.
+        helpers = cx.hand_over(index, &[ours.as_fd(), ours.as_fd()])?;
+        helpers.retain(|n| *n != wanted);
+        *helpers.first().step_missing()?
+    };
     let label = format!("epoll_ctl of fd {wanted} in epoll fd {number}");
     let there = table.fds.iter().find(|f| f.fd == entry.fd);
     if there.is_some_and(|f| f.file_id == entry.file_id) {
         let batch = &mut cx.building[index].batch;
         let event = batch.data(&event(events, entry.data));
         batch.call(label, nr::EPOLL_CTL, &[number.into(), what.into(), wanted.into(), event.into()]);
+        for helper in helpers {
+            batch.call("closing a helper", nr::CLOSE, &[helper.into()]);
+        }
         return cx.flush(index).map(drop);
     }
     // The number is another file now, or none: the target is put there for the moment of the call. What is there meanwhile
@@ -312,8 +328,8 @@ fn control(
             batch.call("closing a helper", nr::CLOSE, &[wanted.into()]);
         }
     }
-    if lent != wanted {
-        batch.call("closing a helper", nr::CLOSE, &[lent.into()]);
+    for helper in helpers.into_iter().chain((lent != wanted).then_some(lent)) {
+        batch.call("closing a helper", nr::CLOSE, &[helper.into()]);
     }
     cx.flush(index).map(drop)
 }

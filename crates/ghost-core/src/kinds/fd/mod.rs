@@ -184,6 +184,7 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         cx.files.insert(file.id, fd);
         crate::failpoint::hit("import.description")?;
     }
+    pipes.finish(cx)?;
     sockets.fill(cx)
 }
 

@@ -105,7 +105,9 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::PipeEnd, KindEr
         }
     }
     let fifo = is_fifo(fd);
-    Ok(rec::PipeEnd { pipe_id: id, fifo, path: fifo.then(|| path::of(&fd.link, &fd.stat)) })
+    let reads = fd.info.flags & (ACCESS | OFlags::PATH.bits()) == OFlags::RDONLY.bits();
+    let no_writer_yet = fifo && reads && !inodes::inodes(cx.view).pipe(fd).writes && !is_widowed(fd.ours.as_fd());
+    Ok(rec::PipeEnd { pipe_id: id, fifo, path: fifo.then(|| path::of(&fd.link, &fd.stat)), no_writer_yet })
 }
 
 /// What lies in a pipe whose last reader has gone: a writer may open it for reading again, by `/proc`. So does ghost.
@@ -229,6 +231,38 @@ impl Pipes {
             made.insert(pipe.id, both);
         }
         Ok(Self { made })
+    }
+
+    /// Opens those again that nobody has written to since they were opened, now that nobody has them open for writing: not even ghost, who
+    /// had until now.
+    pub fn finish(self, cx: &mut ImportCx<'_>) -> Result<(), KindError> {
+        drop(self);
+        for file in &cx.model.files {
+            let Some(rec::file::Object::Pipe(end)) = &file.object else { continue };
+            let (Some(at), true, true) = (&end.path, end.fifo, end.no_writer_yet) else { continue };
+            let flags = file.flags & !(regular::NOT_AGAIN | regular::ASYNC);
+            let waits = flags & OFlags::NONBLOCK.bits() == 0;
+            let first = cx.files.get(&file.id).map(AsFd::as_fd);
+            let first = first.ok_or_else(|| KindError::conflict("opening a FIFO", "it was not opened before"))?;
+            // A child of ghost that is to remove names closes what it has inherited in its own time.
+            for _ in 0..1000 {
+                if is_widowed(first) {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            let fd = if at.deleted {
+                regular::reopen(first, flags | OFlags::NONBLOCK.bits()).step("opening a FIFO")?
+            } else {
+                path::open(cx, at, flags | OFlags::NONBLOCK.bits(), 0)?
+            };
+            if waits {
+                regular::set_flags(fd.as_fd(), flags)?;
+            }
+            // The first one goes only now: what lies in a FIFO goes with the last who has it open.
+            cx.files.insert(file.id, fd);
+        }
+        Ok(())
     }
 
     /// A description of an end.

@@ -155,6 +155,7 @@ pub fn export(facts: &super::Facts, fd: &FdView, socket: &mut rec::Socket) -> Re
         _ => SocketState::Closed,
     };
     socket.state = state.into();
+    socket.foreign_address = bound && is_foreign(socket);
     // Of a socket that is in no table since it is not bound, only both halves of a closed TCP socket show.
     let ended = super::poll(ours).contains(PollFlags::RDHUP);
     socket.shutdown = if ended { 3 } else { 0 };
@@ -171,8 +172,47 @@ fn port(address: &[u8]) -> u16 {
     address.get(2..4).map_or(0, |p| u16::from_be_bytes([p[0], p[1]]))
 }
 
-/// Makes it, with its options, address and state.
-pub fn import(socket: &rec::Socket) -> Result<OwnedFd, KindError> {
+/// Protocol and port of a socket: if others have the same, each must allow them while it is bound.
+pub fn port_of(socket: &rec::Socket) -> (u32, u16) {
+    (socket.protocol, port(&socket.local))
+}
+
+/// Binds it; to an address that the host did not have either when it was bound, as IP_FREEBIND allows.
+fn bind(fd: BorrowedFd<'_>, socket: &rec::Socket) -> ghost_sys::Result<()> {
+    let (level, name) =
+        if socket.family == super::AF_INET6 { (SOL_IPV6, IPV6_FREEBIND) } else { (SOL_IP, IP_FREEBIND) };
+    let before = if socket.foreign_address { sockopt::get_i32(fd, level, name).ok() } else { None };
+    if before.is_some() {
+        sockopt::set_i32(fd, level, name, 1)?;
+    }
+    let bound = sock::bind(fd, &socket.local);
+    if let Some(before) = before {
+        sockopt::set_i32(fd, level, name, before)?;
+    }
+    bound
+}
+
+/// Whether the host does not have the address of a socket.
+fn is_foreign(socket: &rec::Socket) -> bool {
+    let mut address = socket.local.clone();
+    let Some(port) = address.get_mut(2..4) else { return false };
+    port.fill(0);
+    let probe = sock::socket(socket.family as i32, libc::SOCK_DGRAM, 0);
+    probe.is_ok_and(|p| sock::bind(p.as_fd(), &address) == Err(ghost_sys::Errno(libc::EADDRNOTAVAIL)))
+}
+
+/// Lets it listen, and takes back what was allowed for binding. Every socket of the ghost is bound by now.
+pub fn listen(socket: &rec::Socket, fd: BorrowedFd<'_>) -> Result<(), KindError> {
+    if socket.state() == SocketState::Listening {
+        sock::listen(fd, socket.backlog as i32)
+            .step(format!("listening at {}", in_words(&socket.local)))
+            .map_err(|e| e.advise("end whoever has the address now (ss -lnp shows it)"))?;
+    }
+    options::reuse_again(fd, &socket.options)
+}
+
+/// Makes it, with its options and address; `reuse`: another socket of the ghost has the same port.
+pub fn import(socket: &rec::Socket, reuse: bool) -> Result<OwnedFd, KindError> {
     let name = || in_words(&socket.local);
     let fd =
         sock::socket(socket.family as i32, socket.r#type as i32, socket.protocol as i32).step("making a socket")?;
@@ -185,19 +225,10 @@ pub fn import(socket: &rec::Socket) -> Result<OwnedFd, KindError> {
         SocketState::Connected => connect(fd.as_fd(), socket).map_err(|e| e.advise(advice))?,
         SocketState::Closed => {}
         SocketState::Bound | SocketState::Listening => {
-            let tcp = socket.protocol == IPPROTO_TCP as u32;
-            let before = if tcp { Some(options::reuse_for_bind(fd.as_fd())?) } else { None };
-            sock::bind(fd.as_fd(), &socket.local)
-                .step(format!("binding to {}", name()))
-                .map_err(|e| e.advise(advice))?;
-            if state == SocketState::Listening {
-                sock::listen(fd.as_fd(), socket.backlog as i32)
-                    .step(format!("listening at {}", name()))
-                    .map_err(|e| e.advise(advice))?;
+            if reuse || socket.protocol == IPPROTO_TCP as u32 {
+                options::reuse_for_bind(fd.as_fd())?;
             }
-            if let Some(before) = before {
-                options::reuse_again(fd.as_fd(), before)?;
-            }
+            bind(fd.as_fd(), socket).step(format!("binding to {}", name())).map_err(|e| e.advise(advice))?;
         }
     }
     let how = match socket.shutdown {
@@ -216,6 +247,9 @@ pub fn import(socket: &rec::Socket) -> Result<OwnedFd, KindError> {
 /// `IP_LOCAL_PORT_RANGE` (Linux 6.3)
 const PORT_RANGE: i32 = 51;
 const SOL_IP: i32 = 0;
+const SOL_IPV6: i32 = 41;
+const IP_FREEBIND: i32 = 15;
+const IPV6_FREEBIND: i32 = 78;
 
 /// Connects a UDP socket from the port that it had.
 ///
@@ -281,7 +315,8 @@ mod tests {
         let (accepted, _) = listener.accept().unwrap();
         assert_eq!(check_tcp(&view_of(accepted.as_fd())).unwrap().kind, "tcp");
         drop((accepted, client, listener));
-        let new = import(&was).unwrap();
+        let new = import(&was, false).unwrap();
+        listen(&was, new.as_fd()).unwrap();
         same(&was, &again(new.as_fd()));
         TcpStream::connect(address).unwrap();
     }
@@ -313,7 +348,7 @@ mod tests {
         assert_eq!(check_udp(&view_of(two.as_fd())).unwrap().kind, "udp");
         let was = again(one.as_fd());
         drop(one);
-        let new = import(&was).unwrap();
+        let new = import(&was, false).unwrap();
         same(&was, &again(new.as_fd()));
         two.join_multicast_v4(&Ipv4Addr::new(239, 1, 2, 3), &Ipv4Addr::LOCALHOST).unwrap();
         two.recv(&mut [0; 10]).unwrap();

@@ -183,12 +183,20 @@ impl Sockets {
     pub fn import(cx: &mut ImportCx<'_>) -> Result<Self, KindError> {
         let mut sockets = Self::default();
         sockets.unix = unix::import(cx, &mut sockets.made)?;
-        for (file, socket) in all(cx.model) {
-            if socket.family != AF_UNIX {
-                let fd = inet::import(socket).map_err(|e| on(cx, file, e))?;
-                finish_one(cx, file, socket, fd.as_fd())?;
-                sockets.made.insert(file.id, fd);
-            }
+        let inet: Vec<_> = all(cx.model).filter(|(_, s)| s.family != AF_UNIX).collect();
+        let mut ports: HashMap<_, u32> = HashMap::new();
+        for (_, socket) in &inet {
+            *ports.entry(inet::port_of(socket)).or_default() += 1;
+        }
+        for (file, socket) in &inet {
+            let port = inet::port_of(socket);
+            let shared = port.1 != 0 && ports[&port] > 1;
+            let fd = inet::import(socket, shared).map_err(|e| on(cx, file, e))?;
+            finish_one(cx, file, socket, fd.as_fd())?;
+            sockets.made.insert(file.id, fd);
+        }
+        for (file, socket) in &inet {
+            inet::listen(socket, sockets.made[&file.id].as_fd()).map_err(|e| on(cx, file, e))?;
         }
         Ok(sockets)
     }

@@ -143,16 +143,16 @@ pub fn is_late(option: &rec::SockOpt) -> bool {
     option.level == SOCKET && matches!(option.name, SO_PASSCRED | SO_PEEK_OFF | SO_SNDBUF | 72 | 76 | 83)
 }
 
-/// Allows an address that connections of the original still hold in TIME_WAIT; gives back what to set afterwards.
-pub fn reuse_for_bind(socket: BorrowedFd<'_>) -> Result<i32, KindError> {
-    let before = sockopt::get_i32(socket, SOCKET, SO_REUSEADDR).step("reading SO_REUSEADDR")?;
-    sockopt::set_i32(socket, SOCKET, SO_REUSEADDR, 1).step("setting SO_REUSEADDR")?;
-    Ok(before)
+/// Allows an address that connections of the original still hold in TIME_WAIT, or another socket of the ghost.
+pub fn reuse_for_bind(socket: BorrowedFd<'_>) -> Result<(), KindError> {
+    sockopt::set_i32(socket, SOCKET, SO_REUSEADDR, 1).step("setting SO_REUSEADDR")
 }
 
-/// Takes [`reuse_for_bind`] back.
-pub fn reuse_again(socket: BorrowedFd<'_>, before: i32) -> Result<(), KindError> {
-    sockopt::set_i32(socket, SOCKET, SO_REUSEADDR, before).step("setting SO_REUSEADDR")
+/// Takes [`reuse_for_bind`] back: what it is among these options.
+pub fn reuse_again(socket: BorrowedFd<'_>, options: &[rec::SockOpt]) -> Result<(), KindError> {
+    let wanted = options.iter().find(|o| (o.level, o.name) == (SOCKET, SO_REUSEADDR));
+    let wanted = wanted.and_then(|o| Some(i32::from_ne_bytes(o.value.get(..4)?.try_into().ok()?)));
+    sockopt::set_i32(socket, SOCKET, SO_REUSEADDR, wanted.unwrap_or(0)).step("setting SO_REUSEADDR")
 }
 
 #[cfg(test)]

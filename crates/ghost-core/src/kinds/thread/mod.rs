@@ -344,7 +344,7 @@ pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         for (nth, thread) in record.threads.iter().enumerate() {
             let mut batch = Batch::new();
             if nth == 0 {
-                limits::queue(&mut batch, &record.rlimits, &own_limits, &now, &mut |subject, text| {
+                limits::queue(&mut batch, record, &own_limits, &now, &mut |subject, text| {
                     notes.push(rec::Note { pid: record.pid, kind: "rlimit".into(), subject, text });
                 });
             }

@@ -272,6 +272,30 @@ pub(super) const VICTIMS: &[Victim] = &[
         fails("full", libc::ENOSPC, fd::write(list[2].0, b"x"))?;
         truth("random bytes differ", fd::read(list[3].0, 16)? != fd::read(list[4].0, 16)?)?;
     }),
+    row!("device-deleted", |s| {
+        // By nodes of our own, one of which is gone.
+        let node = |name: &str, minor| {
+            let c = crate::sys::c(name);
+            let args = [c.as_ptr() as i64, i64::from(libc::S_IFCHR | 0o640), libc::makedev(1, minor) as i64, 0, 0, 0];
+            fd::raw("mknod", libc::SYS_mknod, args)
+        };
+        let (zero, null) = (s.path("zero"), s.path("null"));
+        if node(&zero, 5).and(node(&null, 3)).is_err() {
+            s.skip("may not make device nodes");
+        }
+        let zero = (fd::open(&zero, libc::O_RDWR | libc::O_APPEND)?, zero);
+        fd::unlink(&zero.1)?;
+        let null = fd::open(&null, libc::O_WRONLY)?;
+        let facts = [Facts::of(zero.0)?.nameless(), Facts::of(null)?];
+        s.wait();
+        facts[0].still("one without a node", zero.0)?;
+        facts[1].still("one with a node", null)?;
+        let stat = fd::stat(zero.0)?;
+        same("device", (libc::makedev(1, 5), 0), (stat.st_rdev, stat.st_nlink))?;
+        same("mode", 0o640, stat.st_mode & 0o777)?;
+        same("zero", vec![0; 10], fd::read(zero.0, 10)?)?;
+        truth("no node came back", !std::path::Path::new(&zero.1).exists())?;
+    }),
     row!("device-null-many", |s| {
         let read = fd::open("/dev/null", libc::O_RDONLY)?;
         let write = fd::open("/dev/null", libc::O_WRONLY | libc::O_APPEND | libc::O_NONBLOCK)?;

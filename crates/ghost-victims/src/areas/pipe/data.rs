@@ -346,6 +346,33 @@ pub(super) const VICTIMS: &[Victim] = &[
         same_bytes("data", &all, &fd::read_full(f, all.len())?)?;
         fails("more", libc::EAGAIN, fd::read(f, 1))?;
     }),
+    row!("fifo-no-writer-yet", [Flag::NoDup("both copies would use the same FIFO")], |s| {
+        // Opened before there was a writer: poll(2) tells no end of what has not begun. Of a third one that has a writer's bytes, too.
+        let mut all = Vec::new();
+        for n in 0..3 {
+            let path = s.path(&format!("p{n}"));
+            fd::mkfifo(&path)?;
+            all.push((fd::open(&path, libc::O_RDONLY | NB)?, path));
+        }
+        fd::unlink(&all[1].1)?;
+        let w = fd::open(&all[2].1, libc::O_WRONLY)?;
+        fd::write_full(w, b"left behind")?;
+        fd::close(w)?;
+        let third = (all[2].0, fd::open(&all[2].1, libc::O_RDONLY | NB)?);
+        let states = |all: &[(i32, String)]| -> Result<Vec<i16>, Errno> {
+            all.iter().map(|(f, _)| *f).chain([third.1]).map(|f| fd::poll_now(f, libc::POLLIN)).collect()
+        };
+        let before = states(&all)?;
+        same("before", vec![0, 0, libc::POLLIN | libc::POLLHUP, libc::POLLIN], before.clone())?;
+        s.wait();
+        same("after", before, states(&all)?)?;
+        same_bytes("left in it", b"left behind", &fd::read(third.1, 100)?)?;
+        let w = fd::open(&all[0].1, libc::O_WRONLY | NB)?;
+        fd::write_full(w, b"the first")?;
+        same_bytes("of the first writer", b"the first", &fd::read(all[0].0, 100)?)?;
+        fd::close(w)?;
+        same("it has gone", libc::POLLHUP, fd::poll_now(all[0].0, libc::POLLIN)?)?;
+    }),
     row!("fifo-deleted", |s| {
         fd::mkfifo(s.path("p"))?;
         let r = fd::open(s.path("p"), libc::O_RDONLY | NB)?;

@@ -106,6 +106,16 @@ pub(super) const VICTIMS: &[Victim] = &[
         s.wait();
         truth("the pages are there", m.numbered())?;
     }),
+    row!("pressure-trigger", [Flag::Refuse("pressure")], |s| {
+        let Ok(f) = fd::open("/proc/pressure/cpu", libc::O_RDWR | libc::O_NONBLOCK) else {
+            s.skip("no pressure stall information")
+        };
+        if fd::write(f, b"some 500000 2000000\0").is_err() {
+            s.skip("may not set a trigger");
+        }
+        s.wait();
+        same("poll: the trigger is there", 0, fd::poll_now(f, libc::POLLPRI)? & libc::POLLERR)?;
+    }),
     row!("userfaultfd", [Flag::Refuse("userfaultfd")], |s| {
         const USER_MODE_ONLY: i64 = 1;
         let nonblock = i64::from(libc::O_NONBLOCK | libc::O_CLOEXEC);

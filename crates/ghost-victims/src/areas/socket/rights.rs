@@ -2,7 +2,7 @@
 use super::unix::name;
 use crate::kit::fd::{self};
 use crate::kit::sock::{self, Got};
-use crate::kit::{pattern, row, run, same, same_bytes, task, truth};
+use crate::kit::{Errno, pattern, row, run, same, same_bytes, task, truth};
 use crate::{Flag, Victim};
 use libc::{SO_PASSCRED, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
 
@@ -89,6 +89,38 @@ pub(super) const VICTIMS: &[Victim] = &[
         let got = sock::recv(b, 100, 0)?;
         same("data", b"myself".to_vec(), got.data)?;
         same("the description itself", true, fd::shared(got.fds[0], b)?)?;
+    }),
+    row!("rights-epoll", |s| {
+        // An epoll that nobody has but the queue; one of its targets has its number, another has given it up.
+        let (a, b) = sock::pair(SOCK_STREAM)?;
+        let (ep, one, two) =
+            (fd::raw("epoll_create1", libc::SYS_epoll_create1, [0; 6])? as i32, fd::eventfd(1, 0)?, fd::eventfd(2, 0)?);
+        for (f, data) in [(one, 71), (two, 72)] {
+            let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: data };
+            let args = [ep.into(), libc::EPOLL_CTL_ADD.into(), f.into(), 0, 0, 0];
+            fd::raw_ref("epoll_ctl", libc::SYS_epoll_ctl, args, 3, &mut event)?;
+        }
+        let other = fd::dup(two)?;
+        fd::close(two)?;
+        sock::send(a, b"epoll", &[ep], None)?;
+        fd::close(ep)?;
+        let numbers = fd::numbers()?;
+        s.wait();
+        same("descriptors", numbers, fd::numbers()?)?;
+        let ep = sock::recv(b, 100, 0)?.fds[0];
+        let ready = || -> Result<Vec<u64>, Errno> {
+            let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
+            let n = fd::raw_ref("epoll_wait", libc::SYS_epoll_wait, [ep.into(), 0, 4, 0, 0, 0], 1, &mut events)?;
+            let mut data: Vec<u64> = events[..n as usize].iter().map(|e| e.u64).collect();
+            data.sort_unstable();
+            Ok(data)
+        };
+        same("ready", vec![71, 72], ready()?)?;
+        fd::close(other)?;
+        same("ready once one is closed", vec![71], ready()?)?;
+        let args = [ep.into(), libc::EPOLL_CTL_DEL.into(), one.into(), 0, 0, 0];
+        fd::raw("epoll_ctl", libc::SYS_epoll_ctl, args)?;
+        same("ready once the other is taken out", Vec::new(), ready()?)?;
     }),
     row!("credentials-in-flight", |s| {
         let (a, b) = sock::pair(SOCK_DGRAM | libc::SOCK_NONBLOCK)?;

@@ -4,7 +4,7 @@ use crate::kit::fd::{self, Facts};
 use crate::kit::sock::{self, Addr};
 use crate::kit::{Errno, fails, pattern, row, same, same_bytes, truth};
 use crate::{Flag, Victim};
-use libc::{AF_INET, IPPROTO_IPV6, IPPROTO_TCP, SOCK_STREAM, SOL_SOCKET};
+use libc::{AF_INET, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SOCK_STREAM, SOL_SOCKET};
 
 const TCP: [(i32, i32); 15] = [
     (IPPROTO_TCP, libc::TCP_NODELAY),
@@ -198,6 +198,42 @@ pub(super) const VICTIMS: &[Victim] = &[
         same("backlog before", 3u32.to_ne_bytes().to_vec(), before.clone())?;
         s.wait();
         same("backlog", before, backlog()?)?;
+    }),
+    row!("tcp-address-of-nobody", [PORT], |s| {
+        // Bound by IP_FREEBIND, which is off again: the host has no such address.
+        let nobody = Some([10, 99, 98, 97]);
+        let f = sock::socket(AF_INET, SOCK_STREAM, 0)?;
+        sock::set(f, IPPROTO_IP, libc::IP_FREEBIND, 1)?;
+        sock::bind(f, &sock::v4(nobody, 0))?;
+        sock::set(f, IPPROTO_IP, libc::IP_FREEBIND, 0)?;
+        sock::listen(f, 3)?;
+        let before = sock::local(f)?;
+        s.wait();
+        same("address", before.clone(), sock::local(f)?)?;
+        same("IP_FREEBIND", 0, sock::get(f, IPPROTO_IP, libc::IP_FREEBIND)?)?;
+        let c = sock::socket(AF_INET, SOCK_STREAM, 0)?;
+        fails("another one", libc::EADDRNOTAVAIL, sock::bind(c, &sock::v4(nobody, 0)))?;
+    }),
+    row!("tcp-reuse-off-again", [PORT], |s| {
+        // Three had to allow each other to be bound; one listens, and one does not allow it any more.
+        let bound = |addr: &Addr| -> Result<i32, Errno> {
+            let f = sock::socket(AF_INET, SOCK_STREAM, 0)?;
+            sock::set(f, SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+            sock::bind(f, addr)?;
+            Ok(f)
+        };
+        let first = bound(&sock::v4(LOOP, 0))?;
+        let addr = sock::local(first)?;
+        let all = [first, bound(&addr)?, bound(&addr)?];
+        sock::listen(all[0], 5)?;
+        sock::set(all[1], SOL_SOCKET, libc::SO_REUSEADDR, 0)?;
+        s.wait();
+        for (f, reuse) in all.into_iter().zip([1, 0, 1]) {
+            same("address", addr.clone(), sock::local(f)?)?;
+            same("SO_REUSEADDR", reuse, sock::get(f, SOL_SOCKET, libc::SO_REUSEADDR)?)?;
+        }
+        serves("the one that listens", all[0], &addr)?;
+        fails("a second listener", libc::EADDRINUSE, sock::listen(all[1], 5))?;
     }),
     row!("tcp-reuseport-group", [PORT], |s| {
         let reuse = |f: i32| sock::set(f, SOL_SOCKET, libc::SO_REUSEPORT, 1);

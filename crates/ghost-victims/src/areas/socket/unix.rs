@@ -50,6 +50,36 @@ pub(super) const VICTIMS: &[Victim] = &[
         serves("by its path", f, SOCK_STREAM, &path)?;
         serves("again", f, SOCK_STREAM, &path)?;
     }),
+    row!("bound-longest-path", [NAMED], |s| {
+        // It fills the address to the end, and from the root it is longer.
+        std::env::set_current_dir(s.dir()).map_err(|e| e.to_string())?;
+        let to = sock::Addr([&(libc::AF_UNIX as u16).to_ne_bytes()[..], &[b'q'; 108]].concat());
+        let f = sock::socket(libc::AF_UNIX, SOCK_DGRAM, 0)?;
+        sock::bind(f, &to)?;
+        let before = sock::local(f)?;
+        s.wait();
+        same("name", before, sock::local(f)?)?;
+        let c = sock::socket(libc::AF_UNIX, SOCK_DGRAM, 0)?;
+        sock::connect(c, &to)?;
+        fd::write_full(c, b"heard")?;
+        same_bytes("by its name", b"heard", &fd::read(f, 100)?)?;
+    }),
+    row!("connected-to-itself", [NAMED], |s| {
+        let path = name(s, "n");
+        let f = sock::socket(libc::AF_UNIX, SOCK_DGRAM, 0)?;
+        sock::bind(f, &sock::unix(&path))?;
+        sock::connect(f, &sock::unix(&path))?;
+        fd::write_full(f, b"to myself")?;
+        fd::write_full(f, b"and again")?;
+        s.wait();
+        same("peer", sock::local(f)?, sock::peer(f)?)?;
+        for said in [b"to myself", b"and again"] {
+            let got = sock::recv(f, 100, libc::MSG_DONTWAIT)?;
+            same("data", said.to_vec(), got.data)?;
+        }
+        fd::write_full(f, b"once more")?;
+        same_bytes("more", b"once more", &fd::read(f, 100)?)?;
+    }),
     row!("listening-relative-path", [NAMED], |s| {
         std::env::set_current_dir(s.dir()).map_err(|e| e.to_string())?;
         let f = sock::socket(libc::AF_UNIX, SOCK_STREAM, 0)?;

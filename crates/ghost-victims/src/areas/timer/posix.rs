@@ -199,6 +199,24 @@ pub(super) const VICTIMS: &[Victim] = &[
     }),
     victim("cpu-process", |v| cpu(v, libc::CLOCK_PROCESS_CPUTIME_ID)),
     victim("cpu-thread", |v| cpu(v, libc::CLOCK_THREAD_CPUTIME_ID)),
+    victim("limit-lowered", |v| {
+        // Each timer takes a place in the queue of signals. They were made when there were some.
+        let ids: Vec<i32> =
+            (0..4).map(|i| create(libc::CLOCK_MONOTONIC, SIGEV_SIGNAL, libc::SIGUSR1, i, 0).unwrap()).collect();
+        for id in &ids {
+            set(*id, 0, 1_000_000, 0);
+        }
+        let limit = || {
+            let mut limit = libc::rlimit { rlim_cur: 9, rlim_max: 9 };
+            must!(getrlimit(libc::RLIMIT_SIGPENDING, &mut limit));
+            (limit.rlim_cur, limit.rlim_max)
+        };
+        let low = libc::rlimit { rlim_cur: 0, rlim_max: 1 };
+        must!(setrlimit(libc::RLIMIT_SIGPENDING, &low));
+        v.wait();
+        v.eq("limit", (0, 1), limit());
+        v.check("what is left of them", ids.iter().all(|id| (900_000..=1_000_000).contains(&get(*id).0)));
+    }),
     flagged("many", &[Flag::Seconds(90)], |v| {
         let ids: Vec<i32> =
             (0..500).map(|i| create(libc::CLOCK_MONOTONIC, SIGEV_SIGNAL, libc::SIGUSR1, i, 0).unwrap()).collect();

@@ -70,7 +70,8 @@ fn missing() -> KindError {
 
 fn model_mutual(cx: &ImportCx<'_>, id: u32, socket: &rec::Socket) -> bool {
     match cx.model.file(socket.peer_file_id).and_then(|f| f.object.as_ref()) {
-        Some(rec::file::Object::Socket(peer)) => peer.peer_file_id == id,
+        // One that is connected to itself has no second end: it gets there by its name.
+        Some(rec::file::Object::Socket(peer)) => peer.peer_file_id == id && socket.peer_file_id != id,
         _ => false,
     }
 }

@@ -10,6 +10,7 @@ use ghost_image::record as rec;
 use ghost_sys::remote::{Arg, Batch};
 use ghost_sys::{Errno, nr, sock};
 use rec::socket::SocketState;
+use rustix::fs::OFlags;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -385,7 +386,14 @@ fn bind(
         cx.names.made(ticket);
     }
     met?;
-    later.reach.insert(id, Reach::Address(sock::unix_address(&at)));
+    let reach = match sock::unix_address(&at) {
+        address if address.len() <= sock::UNIX_ADDRESS_MAX => Reach::Address(address),
+        _ => {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            Reach::File(rustix::fs::open(at.as_slice(), flags, rustix::fs::Mode::empty()).step(text())?)
+        }
+    };
+    later.reach.insert(id, reach);
     let owner = (Some(rustix::fs::Uid::from_raw(bound.uid)), Some(rustix::fs::Gid::from_raw(bound.gid)));
     // An unprivileged restorer owns it, as it owns the process.
     let _ = rustix::fs::chown(at.as_slice(), owner.0, owner.1);
@@ -399,12 +407,15 @@ fn remove_stale(at: &[u8]) -> Result<(), KindError> {
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Socket {
         return Err(KindError::conflict(text(), "a file that is no socket has this name now"));
     }
+    // By its inode: the path of a relative name may be longer than an address.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let reach = rustix::fs::open(at, flags, rustix::fs::Mode::empty()).step(text()).map(Reach::File)?;
     let in_use = [1, 2, 5].iter().any(|&kind| {
         let probe = sock::socket(AF_UNIX as i32, kind, 0);
         // A refused connection: nobody has it. The wrong type: somebody has.
         probe.is_ok_and(|p| {
-            let _ = rustix::fs::fcntl_setfl(&p, rustix::fs::OFlags::NONBLOCK);
-            !matches!(sock::connect(p.as_fd(), &sock::unix_address(at)), Err(Errno(111 | 13)))
+            let _ = rustix::fs::fcntl_setfl(&p, OFlags::NONBLOCK);
+            !matches!(sock::connect(p.as_fd(), &address_of(&reach)), Err(Errno(111 | 13)))
         })
     });
     if in_use {
