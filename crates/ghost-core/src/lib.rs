@@ -18,6 +18,7 @@ pub mod import;
 pub mod inquiry;
 pub mod intake;
 pub mod kinds;
+mod mappings;
 pub mod model;
 pub mod names;
 pub mod options;

@@ -9,7 +9,7 @@ pub use descriptor::{FdView, SocketView};
 pub use sharing::{Apart, Crossed};
 
 use crate::error::{Context, KindError};
-use crate::{abreast, room};
+use crate::{abreast, mappings, room};
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::{Pid, kcmp, pidfd};
 use sharing::Sharing;
@@ -173,10 +173,12 @@ impl TreeView {
             }
             parts.extend(tids.chunks(THREADS).map(|some| Part::Threads(index, some.to_vec())));
         }
+        let reader = mappings::Reader::new(parts.iter().filter(|part| matches!(part, Part::Memory(_))).count());
         let seen = abreast::each(&parts, WORTH, |part| match part {
             Part::Memory(index) => {
                 let process = &processes[*index];
-                let smaps = proc::read_smaps(&process.dir).step_on(process.pid, String::new, "reading its smaps")?;
+                let smaps = reader.read(process.live, &process.dir);
+                let smaps = smaps.step_on(process.pid, String::new, "reading its mappings")?;
                 Ok(Seen::Memory(*index, smaps))
             }
             Part::Threads(index, tids) => {

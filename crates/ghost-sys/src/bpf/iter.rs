@@ -31,8 +31,8 @@ struct Route {
 /// Numbers of a row that fit on the stack of a program.
 const MOST: usize = 60;
 
-/// What is not known, or not to be had.
-const UNKNOWN: Errno = Errno(libc::ENOENT);
+/// The error for what this kernel does not describe: the iterator, a member.
+pub const UNKNOWN: Errno = Errno(libc::ENOENT);
 
 /// A loaded program.
 #[derive(Debug)]

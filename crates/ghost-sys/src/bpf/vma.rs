@@ -1,4 +1,5 @@
-//! The flags of mappings by the iterator `task_vma`: what the `VmFlags` lines of `/proc/PID/smaps` say, in a tenth of its time.
+//! The flags of mappings by the iterator `task_vma`: what the `VmFlags` lines of `/proc/PID/smaps` say, in a tenth of its time; and whether
+//! a mapping has a NUMA policy.
 //!
 //! Which bit is which flag is not the kernel's promise, and has changed. So it is not assumed: [`Flags::load`] makes mappings of its own with
 //! known flags, reads what smaps and the iterator say of these and of what every process has (vDSO, stack), and compares. A letter
@@ -8,7 +9,7 @@
 
 use super::iter::Rows;
 use super::{Of, btf::Btf};
-use crate::proc::{self, Mapping, Perms, ProcDir, Smap, VmFlags};
+use crate::proc::{Mapping, Perms, Smap, VmFlags};
 use crate::{Errno, Pid, Result};
 
 mod samples;
@@ -24,6 +25,8 @@ struct Class {
 #[derive(Debug)]
 pub struct Flags {
     rows: Rows,
+    /// Whether rows have a fourth number: the NUMA policy, null if there is none (`CONFIG_NUMA`).
+    has_policies: bool,
     classes: Vec<Class>,
     known: u64,
 }
@@ -39,44 +42,55 @@ impl Flags {
         if !is_one_word(&btf, function) {
             return Err(Errno(libc::ENOTSUP));
         }
-        let paths: [&[&str]; 3] = [&["vma", "vm_start"], &["vma", "vm_end"], &["vma", "vm_flags"]];
-        let rows = Rows::load_for(&btf, function, &paths)?;
+        let paths: [&[&str]; 4] =
+            [&["vma", "vm_start"], &["vma", "vm_end"], &["vma", "vm_flags"], &["vma", "vm_policy"]];
+        let (rows, has_policies) = match Rows::load_for(&btf, function, &paths) {
+            Err(super::iter::UNKNOWN) => (Rows::load_for(&btf, function, &paths[..3])?, false),
+            loaded => (loaded?, true),
+        };
         drop(btf);
         let samples = samples::Samples::make()?;
         let mut own = Vec::new();
         rows.read(Of::Thread(samples.tid), |row| {
-            own.extend(<Row>::try_from(row));
+            own.extend(<Row>::try_from(&row[..3]));
             true
         })?;
         let classes = classes(&samples.compare(&own)?).ok_or(Errno(libc::ENOTSUP))?;
         let known = classes.iter().map(|class| class.bits).sum();
-        Ok(Self { rows, classes, known })
+        Ok(Self { rows, has_policies, classes, known })
     }
 
     /// Adds the flags to the mappings of a thread, as smaps has them. None when that cannot be said: they have changed meanwhile,
     /// or one has a flag that is not known.
     pub fn add(&self, tid: Pid, maps: Vec<Mapping>) -> Result<Option<Vec<Smap>>> {
-        let mut flags = Vec::with_capacity(maps.len());
+        let mut told = Vec::with_capacity(maps.len());
         self.rows.read(Of::Thread(tid), |row| {
-            let Some(mapping) = maps.get(flags.len()) else { return false };
-            let (&[start, end, bits], true) = (row, flags.len() < maps.len()) else { return false };
-            let explained =
-                self.explain(bits).filter(|f| (start, end) == (mapping.start, mapping.end) && fits(*f, mapping));
-            flags.extend(explained);
+            let Some(mapping) = maps.get(told.len()) else { return false };
+            let fits = |flags: &VmFlags| (row[0], row[1]) == (mapping.start, mapping.end) && fits(*flags, mapping);
+            let explained = self.explain(row[2]).filter(fits);
+            // Files may have one of their own for what is mapped.
+            let is_own = self.has_policies && mapping.inode == 0 && !mapping.perms.contains(Perms::SHARED);
+            told.extend(explained.map(|flags| (flags, is_own.then(|| row[3] != 0))));
             explained.is_some()
         })?;
         // The kernel's own mapping at the top is in no address space.
-        if let Some(top) = maps.get(flags.len()).filter(|m| m.name == b"[vsyscall]" && flags.len() + 1 == maps.len()) {
+        if let Some(top) = maps.get(told.len()).filter(|m| m.name == b"[vsyscall]" && told.len() + 1 == maps.len()) {
             let mut of_top = VmFlags::empty();
             of_top.set(VmFlags::READ, top.perms.contains(Perms::READ));
             of_top.set(VmFlags::EXEC, top.perms.contains(Perms::EXEC));
-            flags.push(of_top);
+            told.push((of_top, None));
         }
-        if flags.len() != maps.len() {
+        if told.len() != maps.len() {
             return Ok(None);
         }
-        let smap = |(mapping, flags)| Smap { mapping, flags, protection_key: 0, unknown_flags: Vec::new() };
-        Ok(Some(maps.into_iter().zip(flags).map(smap).collect()))
+        let smap = |(mapping, (flags, has_policy))| Smap {
+            mapping,
+            flags,
+            has_policy,
+            protection_key: 0,
+            unknown_flags: Vec::new(),
+        };
+        Ok(Some(maps.into_iter().zip(told).map(smap).collect()))
     }
 
     /// What smaps would say; None where it is not known.
@@ -144,19 +158,10 @@ fn classes(samples: &[(u64, VmFlags)]) -> Option<Vec<Class>> {
     classes.iter().all(are_enough).then_some(classes)
 }
 
-/// The mappings of a process with their flags, by smaps where the other way is not to be had.
-pub fn read(flags: Option<&Flags>, tid: Pid, dir: &ProcDir) -> proc::ProcResult<Vec<Smap>> {
-    if let Some(flags) = flags
-        && let Ok(Some(all)) = flags.add(tid, proc::read_maps(dir)?)
-    {
-        return Ok(all);
-    }
-    proc::read_smaps(dir)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proc::{self, ProcDir};
 
     fn loaded() -> Option<Flags> {
         Flags::load().inspect_err(|e| eprintln!("skipped: no iterator of mappings: {e}")).ok()
@@ -202,7 +207,10 @@ mod tests {
         let changed = flags.add(child.id() as Pid, maps).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(told, Some(smaps));
+        let mut told = told.expect("nothing strange in it");
+        assert!(!flags.has_policies || told.iter().any(|s| s.has_policy == Some(false)));
+        told.iter_mut().for_each(|s| s.has_policy = None);
+        assert_eq!(told, smaps);
         assert_eq!(changed, None);
     }
 }

@@ -3,7 +3,7 @@
 //! The kernel writes a newline in a file name as `\012` and leaves a backslash alone, so that a name that really
 //! contains these four characters reads the same; the inode and `map_files` tell the truth in doubt.
 
-use super::text::{At, device_hex, lines, split_once, unescape};
+use super::text::{At, device_hex, lines, split_once, unescape, whole_lines};
 use super::{Parsed, ProcDir, ProcResult};
 
 bitflags::bitflags! {
@@ -92,7 +92,21 @@ pub fn parse_maps(text: &[u8]) -> Parsed<Vec<Mapping>> {
 
 /// Reads the mappings of a process, ascending.
 pub fn read_maps(dir: &ProcDir) -> ProcResult<Vec<Mapping>> {
-    dir.parse("maps", parse_maps)
+    read_many_maps(dir, |_| ())
+}
+
+/// The same, and tells `watch` now and then how many there are so far, for who does something else where they are many.
+pub fn read_many_maps(dir: &ProcDir, mut watch: impl FnMut(usize)) -> ProcResult<Vec<Mapping>> {
+    let mut maps = Vec::new();
+    dir.parse_in_parts("maps", |text, is_last| {
+        let whole = if is_last { text.len() } else { whole_lines(text) };
+        for line in lines(&text[..whole]) {
+            maps.push(parse_mapping(line)?);
+        }
+        watch(maps.len());
+        Ok(whole)
+    })?;
+    Ok(maps)
 }
 
 /// Parses one line: `start-end perms offset major:minor inode   name`.

@@ -3,7 +3,7 @@
 //! The kernel walks the page tables for each line: ten times the price of `maps`. What the flags say that `maps`
 //! does not (advice, locks, growth, seals) stands in no other file; [`crate::bpf::vma`] can have it from the kernel itself.
 
-use super::text::{At, lines, split_once, words};
+use super::text::{At, lines, split_once, whole_lines, words};
 use super::{Mapping, Parsed, ProcDir, ProcResult};
 
 macro_rules! vm_flags { ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $bit:literal;)*) => {
@@ -113,6 +113,8 @@ pub struct Smap {
     pub protection_key: u32,
     /// The flags.
     pub flags: VmFlags,
+    /// Whether it has a NUMA policy of its own, if that is known: smaps does not say.
+    pub has_policy: Option<bool>,
     /// Codes of flags that this version does not know, for messages.
     pub unknown_flags: Vec<u8>,
 }
@@ -152,11 +154,6 @@ fn parse_more(text: &[u8], all: &mut Vec<Smap>) -> Parsed<()> {
     Ok(())
 }
 
-/// How many of these bytes are whole lines.
-fn whole_lines(text: &[u8]) -> usize {
-    text.iter().rposition(|b| *b == b'\n').map_or(0, |last| last + 1)
-}
-
 /// Reads the mappings of a process with their flags, ascending.
 pub fn read_smaps(dir: &ProcDir) -> ProcResult<Vec<Smap>> {
     let mut all = Vec::new();
@@ -169,7 +166,7 @@ pub fn read_smaps(dir: &ProcDir) -> ProcResult<Vec<Smap>> {
 }
 
 fn empty(mapping: Mapping) -> Smap {
-    Smap { mapping, protection_key: 0, flags: VmFlags::empty(), unknown_flags: Vec::new() }
+    Smap { mapping, protection_key: 0, flags: VmFlags::empty(), has_policy: None, unknown_flags: Vec::new() }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! - Whether mappings to come are locked (`mlockall(2)`, MCL_FUTURE): nothing in procfs says so. One page is mapped for a
 //!   moment: of a locked one MADV_DONTNEED is refused, and it is there at once unless locked on fault (`mincore(2)`).
 //! - The NUMA policy of each mapping (`get_mempolicy(2)`, MPOL_F_ADDR): `numa_maps` shows it too, but walks all page tables.
-//!   The mode is asked of all, the nodes of those few that have one.
+//!   The mode is asked of all of which it is not known already that they have none, the nodes of those few that have one.
 //! - Whether a ring of `io_setup(2)` still has its context: `io_getevents(2)` for no event says so and takes none.
 
 use super::{ldt, secret, vma};
@@ -66,8 +66,8 @@ impl MemoryQuestions {
             (at, batch.try_call("io_getevents", libc::SYS_io_getevents, &args))
         });
         let rings = rings.collect();
-        let starts: Vec<u64> =
-            smaps.iter().filter(|s| vma::special(s) == Special::None).map(|s| s.mapping.start).collect();
+        let may_have_one = |s: &&Smap| s.has_policy != Some(false) && vma::special(s) == Special::None;
+        let starts: Vec<u64> = smaps.iter().filter(may_have_one).map(|s| s.mapping.start).collect();
         let mut modes = None;
         if !starts.is_empty() {
             let room = batch.room(starts.len() * 4);
