@@ -1,6 +1,6 @@
 //! Address spaces: their mappings, what is in them, and the kernel's notes about them (`prctl(2)`, PR_SET_MM_MAP).
 //!
-//! Read: `/proc/PID/smaps` (mappings with VmFlags), `/proc/PID/stat`, PAGEMAP_SCAN (Linux 6.7) for what is there to copy.
+//! Read: mappings with their flags (`mappings.rs`), `/proc/PID/stat`, PAGEMAP_SCAN (Linux 6.7) for what is there to copy.
 //! Rebuilt: `mmap(2)` at the final addresses by the process itself, writable while the pages arrive; protections, advice,
 //! locks, names and seals in `finish`. Of a file mapping only the private pages travel; the file must be there.
 //!
@@ -18,6 +18,7 @@ pub mod pages_out;
 pub mod policy;
 pub mod secret;
 pub mod sysv;
+pub mod together;
 pub mod vdso;
 pub mod vma;
 
@@ -113,8 +114,8 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         here.park(cx, index, mm)?;
         here.place(cx, index, mm)?;
         sysv::attach(cx, index, mm);
-        for vma in &mm.vmas {
-            vma::import(&mut cx.building[index].batch, vma, &numbers);
+        for vma in together::gathered(&mm.vmas) {
+            vma::import(&mut cx.building[index].batch, &vma, &numbers);
             if cx.building[index].batch.len() > 3000 {
                 cx.flush(index)?;
             }

@@ -107,7 +107,7 @@ pub fn open_missing(cx: &mut ImportCx<'_>) -> Result<HashMap<u32, MissingRanges>
     let mut found = HashMap::new();
     for (id, index) in crate::import::first_users(model) {
         let Some(mm) = model.mm(id) else { continue };
-        let plain = || mm.vmas.iter().filter(|v| is_plain(v));
+        let plain = || super::together::gathered(&mm.vmas).filter(|v| is_plain(v));
         let bytes = plain().map(|v| v.data_pages.saturating_mul(PAGE)).fold(0, u64::saturating_add);
         if bytes < WORTH_VISITING || cx.building[index].leader.is_none() {
             continue;

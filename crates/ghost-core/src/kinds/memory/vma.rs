@@ -5,7 +5,7 @@
 //! to memory that cannot be written.
 
 use super::pages::Runs;
-use super::secret;
+use super::{secret, together};
 use crate::error::{Blocker, Context, KindError};
 use crate::export::{ExportCx, PageSource};
 use crate::import::ImportCx;
@@ -299,6 +299,16 @@ pub fn writable_first(vma: &rec::Vma) -> bool {
     !vma.shared && (vma.data_pages > 0 || vma.accounted) && vma.prot & libc::PROT_WRITE as u32 == 0
 }
 
+/// The protection that it is made with. Writable memory of its own has the same at first, whether or not it can be executed, so that
+/// neighbours are one mapping while their pages come.
+pub fn first_prot(vma: &rec::Vma) -> i32 {
+    let (prot, writable) = (vma.prot as i32, libc::PROT_READ | libc::PROT_WRITE);
+    if together::is_gatherable(vma) && (writable_first(vma) || prot & libc::PROT_WRITE != 0) {
+        return writable;
+    }
+    prot | if writable_first(vma) { writable } else { 0 }
+}
+
 /// Queues the calls that make this mapping.
 pub fn import(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
     if vma.special != i32::from(Special::None) || is_after_seals(vma) || vma.sysv_id != 0 {
@@ -313,10 +323,7 @@ pub fn import_sealed(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
 }
 
 fn make(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
-    let mut prot = vma.prot as i32;
-    if writable_first(vma) {
-        prot |= libc::PROT_READ | libc::PROT_WRITE;
-    }
+    let prot = first_prot(vma);
     let fd = match (vma.file_id, vma.shmem_id) {
         (0, 0) => -1,
         (0, shmem) => numbers.shmems[&shmem],
@@ -341,6 +348,11 @@ fn make(batch: &mut Batch, vma: &rec::Vma, numbers: &Numbers) {
         &[vma.start.into(), len.into(), prot.into(), flags.into(), fd.into(), offset.into()],
     );
     early(batch, vma);
+}
+
+/// Whether there is something that it must have before its pages come.
+pub fn has_early(vma: &rec::Vma) -> bool {
+    !vma.mempolicy.is_empty() || !vma.guards.is_empty() || vma.advice.iter().any(|&a| is_early(a))
 }
 
 /// Queues what a new mapping must have before its pages come.
@@ -404,7 +416,7 @@ pub fn finish(batch: &mut Batch, vma: &rec::Vma) {
             libc::SYS_pkey_mprotect,
             &[start.into(), len.into(), vma.prot.into(), vma.pkey.into()],
         );
-    } else if writable_first(vma)
+    } else if first_prot(vma) != vma.prot as i32
         || (is_ring && vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32)
         || (vma.sysv_id != 0 && vma.prot as i32 != super::sysv::attached_prot(vma))
     {
