@@ -27,6 +27,9 @@ pub enum PageSource {
         process: usize,
         /// What to copy: (first address, bytes), ascending.
         runs: Vec<(u64, u64)>,
+        /// Pages that others may have too until somebody writes: (first address, end), ascending; each run is all of such, or not at
+        /// all. They are to be read so that they stay what they are.
+        common: Vec<(u64, u64)>,
     },
     /// Of an inode without a name, or of shared anonymous memory (data extents by SEEK_DATA).
     Inode {

@@ -67,7 +67,8 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
                 mm.vmas.push(vma);
             }
         }
-        cx.pages.push(PageSource::Memory { mm_id: id, process: index, runs: pages::to_copy(&runs, &mm.vmas) });
+        let (common, runs) = (runs.common().to_vec(), pages::to_copy(&runs, &mm.vmas));
+        cx.pages.push(PageSource::Memory { mm_id: id, process: index, runs, common });
         cx.model.mms.push(mm);
     }
     Ok(())

@@ -11,6 +11,7 @@ use crate::model::Model;
 use crate::view::ProcessView;
 use ghost_image::record as rec;
 use ghost_image::record::vma::Special;
+use ghost_sys::pagemap::{PageMap, Query};
 use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr};
 use ghost_sys::uffd::Missing;
 use std::collections::{HashMap, HashSet};
@@ -34,6 +35,8 @@ pub struct Runs {
     data: Vec<(u64, u64)>,
     guards: Vec<(u64, u64)>,
     huge: Vec<(u64, u64)>,
+    /// Parts of the first that others may have too until somebody writes.
+    common: Vec<(u64, u64)>,
 }
 
 impl Runs {
@@ -44,6 +47,10 @@ impl Runs {
     /// The guard regions of the range: start, end, start, end, ...
     pub fn guards_within(&self, start: u64, end: u64) -> Vec<u64> {
         within(&self.guards, start, end).flat_map(|(s, e)| [s, e]).collect()
+    }
+    /// Pages that other processes may have too, after a fork, or that are merged (KSM); ascending (start, end).
+    pub fn common(&self) -> &[(u64, u64)] {
+        &self.common
     }
     /// What of the range is in transparent huge pages, in the same form.
     pub fn huge_within(&self, start: u64, end: u64) -> Vec<u64> {
@@ -57,15 +64,25 @@ fn within(ranges: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (
     ranges[first..].iter().take_while(move |r| r.0 < end).map(move |r| (r.0.max(start), r.1.min(end)))
 }
 
-/// The parts of the runs that lie in private mappings of the record: (address, bytes).
+/// The parts of the runs that lie in private mappings of the record: (address, bytes). Each is all common, or not at all.
 pub fn to_copy(runs: &Runs, vmas: &[rec::Vma]) -> Vec<(u64, u64)> {
     let private = vmas.iter().filter(|v| v.data_pages > 0);
-    private.flat_map(|v| within(&runs.data, v.start, v.end).map(|(s, e)| (s, e - s))).collect()
+    let mut parts = Vec::new();
+    for (mut start, end) in private.flat_map(|v| within(&runs.data, v.start, v.end)) {
+        for (from, to) in within(&runs.common, start, end) {
+            parts.extend([(start, from), (from, to)]);
+            start = to;
+        }
+        parts.push((start, end));
+    }
+    parts.iter().filter(|p| p.0 < p.1).map(|p| (p.0, p.1 - p.0)).collect()
 }
 
 /// Asks the kernel for them.
 pub fn runs(process: &ProcessView) -> Result<Runs, KindError> {
-    let regions = ghost_sys::pagemap::scan(&process.dir).step_on(process.pid, || "pagemap".into(), "PAGEMAP_SCAN")?;
+    let what = || "pagemap".to_owned();
+    let map = PageMap::open(&process.dir).step_on(process.pid, what, "opening it")?;
+    let regions = map.scan_all(&Query::own_pages()).step_on(process.pid, what, "PAGEMAP_SCAN")?;
     let mut runs = Runs::default();
     for region in regions {
         let add = |list: &mut Vec<(u64, u64)>| match list.last_mut() {
@@ -81,7 +98,42 @@ pub fn runs(process: &ProcessView) -> Result<Runs, KindError> {
             }
         }
     }
+    runs.common = common(&map, &runs.data).step_on(process.pid, what, "reading it")?;
     Ok(runs)
+}
+
+/// How far the pages lie apart that are asked for whether a process shares memory at all.
+const SAMPLE: u64 = 2 << 20;
+/// How much is asked for at once.
+const STRETCH: u64 = 64 << 20;
+/// Fewer pages between common ones are taken for such, too.
+const SHORT: u64 = 8 * PAGE;
+
+/// The parts of the runs whose pages others may have too. A process that has none, as samples say, is asked no further.
+fn common(map: &PageMap, runs: &[(u64, u64)]) -> ghost_sys::Result<Vec<(u64, u64)>> {
+    /// `PM_PRESENT` and `PM_MMAP_EXCLUSIVE`
+    const OWN: u64 = 1 << 63 | 1 << 56;
+    let every = |run: &(u64, u64), step: u64| (run.0..run.1).step_by(step as usize);
+    let mut found: Vec<(u64, u64)> = Vec::new();
+    for at in runs.iter().flat_map(|run| every(run, SAMPLE)) {
+        if map.words(at..at + PAGE, PAGE)?[0] & OWN != OWN {
+            // The first that is: now all.
+            for run in runs {
+                for from in every(run, STRETCH) {
+                    let words = map.words(from..run.1.min(from + STRETCH), PAGE)?;
+                    for (n, _) in words.iter().enumerate().filter(|w| w.1 & OWN != OWN) {
+                        let at = from + n as u64 * PAGE;
+                        match found.last_mut() {
+                            Some(last) if at - last.1 < SHORT => last.1 = at + PAGE,
+                            _ => found.push((at, at + PAGE)),
+                        }
+                    }
+                }
+            }
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Bytes of pages in a mapping from which on a registration is worth it.

@@ -1,7 +1,9 @@
 //! Pages on their way out: read, searched for zeros, summed and written, by as many threads as there are CPUs.
 //!
 //! Each thread takes a section's worth of pages, reads it with `process_vm_readv(2)` into its one buffer, in parts that stay in
-//! its CPU's cache until they are summed. Only taking a place in the ghost is done by one thread at a time; a destination that
+//! its CPU's cache until they are summed. Pages that processes share until one of them writes are read from `/proc/PID/mem`: the
+//! call pins what it reads, for which the kernel gives each process a page of its own (Linux 5.19), and the memory of a tree that
+//! runs on would be multiplied. Only taking a place in the ghost is done by one thread at a time; a destination that
 //! can be written at several places is then written by all of them, a stream by one after the other. Sections of one object may
 //! so stand in another order than their addresses. Pages that hold only zeros carry no bytes.
 
@@ -161,7 +163,7 @@ impl<W: Write> Worker<'_, W> {
         let (source, pid) = self.shared.sources[index];
         if self.from.as_ref().is_none_or(|f| f.0 != index) {
             let from = match source {
-                PageSource::Memory { .. } => From::Memory(Memory::open(pid).step("opening its memory")?),
+                PageSource::Memory { common, .. } => From::Memory(Memory::open(pid).step("opening its memory")?, common),
                 PageSource::Inode { file, .. } => From::File(file),
                 PageSource::Bytes { runs, .. } => From::Bytes(runs),
             };
@@ -267,7 +269,8 @@ fn is_zero(page: &[u8]) -> bool {
 }
 
 enum From<'f> {
-    Memory(Memory),
+    /// With what of it others may have too.
+    Memory(Memory, &'f [(u64, u64)]),
     File(&'f OwnedFd),
     Bytes(&'f [(u64, Vec<u8>)]),
 }
@@ -275,20 +278,20 @@ enum From<'f> {
 impl From<'_> {
     fn read(&self, pid: Pid, ranges: &[(u64, usize)], bytes: &mut [u8]) -> Result<(), KindError> {
         match self {
-            Self::Memory(memory) => {
-                let there: Vec<_> = ranges.iter().map(|&(at, len)| (RemoteAddr(at), len)).collect();
-                // Pages without read permission are only readable by force, range by range.
-                memory
-                    .read_ranges(&there, bytes)
-                    .or_else(|_| {
-                        let mut rest = bytes;
-                        there.iter().try_for_each(|&(at, len)| {
-                            let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
-                            rest = later;
-                            memory.read_forced(at, now)
-                        })
-                    })
-                    .step_on(pid, || format!("memory at {:x}", ranges[0].0), "reading pages")
+            Self::Memory(memory, common) => {
+                let is_common = |at| common.get(common.partition_point(|c| c.1 <= at)).is_some_and(|c| c.0 <= at);
+                let (mut there, mut rest) = (ranges, bytes);
+                while let Some(&(first, _)) = there.first() {
+                    let gently = is_common(first);
+                    let count = there.iter().take_while(|r| is_common(r.0) == gently).count();
+                    let (now, later) = there.split_at(count);
+                    let len = now.iter().map(|r| r.1).sum();
+                    let (bytes, others) = std::mem::take(&mut rest).split_at_mut(len);
+                    (there, rest) = (later, others);
+                    read_alike(memory, now, gently, bytes)
+                        .step_on(pid, || format!("memory at {first:x}"), "reading pages")?;
+                }
+                Ok(())
             }
             Self::Bytes(runs) => {
                 let mut rest = bytes;
@@ -321,6 +324,23 @@ impl From<'_> {
             }
         }
     }
+}
+
+/// Reads ranges of memory, range by range through `/proc/PID/mem` if it is to be done gently.
+fn read_alike(memory: &Memory, ranges: &[(u64, usize)], gently: bool, bytes: &mut [u8]) -> ghost_sys::Result<()> {
+    if !gently {
+        let there: Vec<_> = ranges.iter().map(|&(at, len)| (RemoteAddr(at), len)).collect();
+        if memory.read_ranges(&there, bytes).is_ok() {
+            return Ok(());
+        }
+        // Pages without read permission are only readable by force.
+    }
+    let mut rest = bytes;
+    ranges.iter().try_for_each(|&(at, len)| {
+        let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
+        rest = later;
+        memory.read_forced(RemoteAddr(at), now)
+    })
 }
 
 /// The data of an inode, page by page: (offset, bytes) of each extent (SEEK_DATA, SEEK_HOLE).

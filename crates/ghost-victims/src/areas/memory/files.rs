@@ -194,7 +194,33 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.wait();
         v.eq("first byte of the parent that differs", None, prng_differs(24, m.bytes()));
     }),
+    victim("cow-stays", |v| {
+        // A program that runs on after a checkpoint has no more memory than before: what its processes share they go on sharing.
+        let m = Map::anonymous(256 * PAGE);
+        prng_fill(25, m.bytes_mut());
+        v.spawn(move |child| {
+            child.wait();
+            child.eq("first byte of the child that differs", None, prng_differs(25, m.bytes()));
+        });
+        v.need("the pages are shared after the fork", own_pages(m) == Some(0));
+        let born = || proc::stat(std::process::id(), 22);
+        let before = born();
+        v.wait();
+        if born() == before {
+            v.eq("pages that the parent has for itself now", Some(0), own_pages(m));
+        }
+        v.eq("first byte of the parent that differs", None, prng_differs(25, m.bytes()));
+    }),
 ];
+
+/// How many pages this process alone has: `PM_MMAP_EXCLUSIVE` of pagemap.
+fn own_pages(m: Map) -> Option<usize> {
+    use std::os::unix::fs::FileExt as _;
+    let mut entries = vec![0u8; m.len / PAGE * 8];
+    let file = std::fs::File::open("/proc/self/pagemap").ok()?;
+    file.read_exact_at(&mut entries, (m.at / PAGE * 8) as u64).ok()?;
+    Some(entries.chunks(8).filter(|e| e[7] & 1 != 0).count())
+}
 
 fn expect(pages: usize) -> Vec<u8> {
     let mut b = vec![0u8; pages * PAGE];
