@@ -47,6 +47,20 @@ pub fn export(fd: &FdView, file: &mut rec::File) -> Result<(), KindError> {
     Ok(())
 }
 
+/// A lease that somebody waits for to be given up, in part. The kernel gives none that only lets others read on a file that is open for
+/// writing, as it has become: it can't be taken again. One that is to be given up whole is none already.
+pub fn check_lease(fd: &FdView) -> Option<Refusal> {
+    let breaking = fd.info.locks.iter().any(|l| l.kind == LockKind::Lease && l.breaking && !l.unlock);
+    breaking.then(|| {
+        let why = "somebody waits for the lease on it to be given up for reading";
+        Refusal::passing(
+            "lease",
+            why,
+            "the program has given it up, or its time is over (/proc/sys/fs/lease-break-time)",
+        )
+    })
+}
+
 /// Whether somebody is told of what happens there: F_NOTIFY of a directory makes its caller the owner.
 pub fn is_notified(fd: &FdView) -> bool {
     fdops::owner(fd.ours.as_fd()).is_ok_and(|o| o.pid != 0)

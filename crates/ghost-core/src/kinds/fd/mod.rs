@@ -72,9 +72,10 @@ fn refusals(view: &TreeView, fd: &FdView) -> Vec<class::Refusal> {
         Class::Refused(refusal) => (Some(refusal), None),
         Class::Pipe => (pipe::check(view, fd), None),
         Class::Directory if lock::is_notified(fd) => (Some(lock::refuse_notified()), None),
-        Class::Regular | Class::Directory => {
-            (regular::check(fd), outside::check_lock(view, fd).or_else(|| outside::check_content(view, fd)))
-        }
+        Class::Regular | Class::Directory => (
+            regular::check(fd).or_else(|| lock::check_lease(fd)),
+            outside::check_lock(view, fd).or_else(|| outside::check_content(view, fd)),
+        ),
         Class::Secret => {
             (Some(class::Refusal::new(secret::KIND, secret::WHY, secret::ADVICE)), outside::check_shared(view, fd))
         }

@@ -52,6 +52,20 @@ pub(super) const VICTIMS: &[Victim] = &[
         fd::raw("semctl", libc::SYS_semctl, [id, 0, libc::IPC_RMID.into(), 0, 0, 0])?;
         same("value before and after the end of the thread", (2, 3), (before?, after?))?;
     }),
+    row!("lease-breaking", [Flag::Refuse("lease")], |s| {
+        // Somebody wants to read what the program has a write lease on.
+        const F_SETLEASE: i32 = 1024;
+        const F_GETLEASE: i32 = 1025;
+        task::block(&[libc::SIGIO])?;
+        let f = fd::open(s.path("f"), libc::O_WRONLY | libc::O_CREAT)?;
+        if fd::fcntl(f, F_SETLEASE, libc::F_WRLCK.into()).is_err() {
+            s.skip("no leases on this file system");
+        }
+        fails("the open", libc::EWOULDBLOCK, fd::open(s.path("f"), libc::O_RDONLY | libc::O_NONBLOCK))?;
+        s.wait();
+        same("lease", i64::from(libc::F_RDLCK), fd::fcntl(f, F_GETLEASE, 0)?)?;
+        same("signal", Some(libc::SIGIO), task::take_signal(&[libc::SIGIO], 0).map(|t| t.0))?;
+    }),
     row!("sysv-sem-given-back", [Flag::NoDup("the first to end would remove the set")], |s| {
         // Taken and given back: nothing is left to be undone, so it travels, and the values stay as they are.
         let Ok(id) = fd::raw("semget", libc::SYS_semget, [0, 3, 0o600 | 0o1000, 0, 0, 0]) else {
