@@ -255,6 +255,7 @@ pub struct Prepared {
     building: Vec<Building>,
     names: Names,
     sysv: memory::sysv::Segments,
+    inotifies: Vec<OwnedFd>,
     model: Model,
     pids: PidMap,
     action: Action,
@@ -377,12 +378,13 @@ fn prepare_inner(
     thread::settle(&mut cx)?;
     crate::failpoint::hit("import.settled")?;
     report.stage("finish");
+    let inotifies = crate::kinds::fd::inotify::all(&cx)?;
     let ImportCx { building, pids, notes, names, sysv, .. } = cx;
     report.notes = notes;
     report.processes = model.processes.len();
     report.threads = model.processes.iter().map(|p| p.threads.len()).sum();
     crate::failpoint::hit("import.prepared")?;
-    Ok(Prepared { building, names, sysv, pids, action, report: report.clone(), model })
+    Ok(Prepared { building, names, sysv, inotifies, pids, action, report: report.clone(), model })
 }
 
 impl Prepared {
@@ -398,6 +400,8 @@ impl Prepared {
     pub fn go(mut self) -> Result<Restored, Error> {
         let root = self.root();
         let building = std::mem::take(&mut self.building);
+        crate::kinds::fd::inotify::drain_all(&self.inotifies);
+        self.inotifies.clear();
         crate::failpoint::hit("import.go").and_then(|()| thread::go(&self.model, building, &mut self.names)).map_err(
             |what| Error::Failed { action: self.action, process: String::new(), what, aftermath: UNDONE.to_owned() },
         )?;

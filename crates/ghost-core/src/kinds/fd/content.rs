@@ -96,7 +96,7 @@ fn export(cx: &mut ExportCx<'_>, stat: &Stat, ours: BorrowedFd<'_>, directory_hi
         mtime_ns: path::mtime_ns(stat),
         xattrs: source.as_ref().map(|s| xattrs(s.as_fd())).unwrap_or_default(),
         directory_hint,
-        write_hint: fdops::write_hint(ours).unwrap_or(0),
+        write_hint: source.as_ref().and_then(|s| fdops::write_hint(s.as_fd()).ok()).unwrap_or(0),
         attributes: source.as_ref().map_or(0, |s| attributes(s.as_fd())),
     });
     if let Some(file) = source.filter(|_| size > 0) {
@@ -154,7 +154,8 @@ fn parent(path: &[u8]) -> &[u8] {
 }
 
 /// Flags that tell another description of a memfd from the one that it was made with. With O_APPEND ghost could not fill it.
-const NOT_AS_MADE: u32 = OFlags::RWMODE.bits() | OFlags::PATH.bits() | OFlags::APPEND.bits() | OFlags::DIRECT.bits();
+pub const NOT_AS_MADE: u32 =
+    OFlags::RWMODE.bits() | OFlags::PATH.bits() | OFlags::APPEND.bits() | OFlags::DIRECT.bits();
 
 /// Opens a description of an inode that is in the ghost; the first one makes the inode.
 pub fn import(cx: &mut ImportCx<'_>, regular: &rec::Regular, flags: u32) -> Result<OwnedFd, KindError> {
@@ -289,8 +290,10 @@ pub fn directory(names: &mut Names, old: &[u8], mode: u32) -> Result<OwnedFd, Ki
         place = parent(place);
     }
     let text = || format!("making a deleted directory in {}", String::from_utf8_lossy(place));
-    for n in 0.. {
-        let name = [place, format!("/.ghost-{}-{n}", std::process::id()).as_bytes()].concat();
+    // First by the name of then, which procfs goes on to show.
+    let names_left = (place == parent(old)).then(|| old.to_vec()).into_iter();
+    let hidden = |n: u32| [place, format!("/.ghost-{}-{n}", std::process::id()).as_bytes()].concat();
+    for name in names_left.chain((0..).map(hidden)) {
         let ticket = names.intend(&name, Sort::Directory);
         match rustix::fs::mkdir(name.as_slice(), Mode::RWXU) {
             Err(rustix::io::Errno::EXIST) => names.gone(ticket),
@@ -317,6 +320,17 @@ pub fn directory(names: &mut Names, old: &[u8], mode: u32) -> Result<OwnedFd, Ki
         }
     }
     unreachable!("the loop ends only by return")
+}
+
+/// The nameless directory that the ghost brings along in the place of this one, if a description of it has made it.
+pub fn made_directory<'a>(cx: &'a ImportCx<'_>, device: u64, inode: u64) -> Option<BorrowedFd<'a>> {
+    cx.model.files.iter().find_map(|f| match &f.object {
+        Some(rec::file::Object::Regular(r)) if r.directory && r.content_id != 0 => {
+            let p = r.path.as_ref().filter(|p| (p.device, p.inode) == (device, inode));
+            p.and_then(|_| cx.files.get(&f.id)).map(AsFd::as_fd)
+        }
+        _ => None,
+    })
 }
 
 /// Opens an inode whose name of then is gone by another name of it, or by its handle.

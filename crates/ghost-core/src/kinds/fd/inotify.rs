@@ -77,7 +77,8 @@ pub(crate) fn mount_of(dev: u64) -> Option<OwnedFd> {
 pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> rec::Inotify {
     let mut mounts = HashMap::new();
     let mut watches = Vec::with_capacity(fd.info.inotify.len());
-    if fdops::readable_bytes(fd.ours.as_fd()).unwrap_or(0) > 0 {
+    // Without that word none waited at the check: what waits now has come of ghost's own looking at deleted files.
+    if cx.options.accept.contains("inotify") && fdops::readable_bytes(fd.ours.as_fd()).unwrap_or(0) > 0 {
         cx.notes.push(note(0, "inotify", super::subject(fd), "events that wait to be read are lost, as accepted"));
     }
     for watch in &fd.info.inotify {
@@ -188,6 +189,24 @@ fn find(cx: &mut ImportCx<'_>, at: &rec::Path) -> Option<OwnedFd> {
         cx.notes.push(note(0, "inotify", String::from_utf8_lossy(&name), text));
     }
     by_handle.or(by_name)
+}
+
+/// Those of a ghost, for [`drain`] right before their programs run: until then ghost closes files that they watch.
+pub fn all(cx: &ImportCx<'_>) -> Result<Vec<OwnedFd>, KindError> {
+    let ours = cx.model.files.iter().filter(|f| matches!(f.object, Some(rec::file::Object::Inotify(_))));
+    ours.filter_map(|f| cx.files.get(&f.id)).map(|fd| fd.try_clone().step("keeping an inotify")).collect()
+}
+
+/// Reads what waits, also of one that would let its reader wait.
+pub fn drain_all(inotifies: &[OwnedFd]) {
+    for fd in inotifies {
+        while fdops::readable_bytes(fd.as_fd()).is_ok_and(|n| n > 0) {
+            let mut buf = vec![0_u8; 64 << 10];
+            if rustix::io::read(fd, buf.as_mut_slice()).is_err() {
+                break;
+            }
+        }
+    }
 }
 
 /// Reads what waits.

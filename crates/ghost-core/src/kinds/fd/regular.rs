@@ -89,8 +89,26 @@ pub fn export_exe(cx: &mut ExportCx<'_>, index: usize) -> Result<u32, KindError>
     let process = &cx.view.processes[index];
     let what = || "its executable".to_owned();
     let link = process.dir.link("exe").step_on(process.pid, what, "reading the link")?;
-    let ours = process.dir.open_file("exe", OFlags::RDONLY.bits() as i32).step_on(process.pid, what, "opening it")?;
+    let how = quietly(&link, OFlags::RDONLY);
+    let ours = process.dir.open_file("exe", how.bits() as i32).step_on(process.pid, what, "opening it")?;
     made_up(cx, &link, ours, OFlags::RDONLY.bits())
+}
+
+/// How ghost opens a file that it only looks at: in a way that nobody hears who watches it. A memfd is asked for its seals.
+fn quietly(link: &[u8], access: OFlags) -> OFlags {
+    if is_memfd(link) { access } else { OFlags::PATH }
+}
+
+/// The description of a memfd as `memfd_create(2)` gave it, if the tree has it. What is mapped of it may be run too, which no
+/// other description that could write allows.
+fn as_made(cx: &ExportCx<'_>, dev: u64, inode: u64) -> Option<u32> {
+    let is_it = |f: &&rec::File| match &f.object {
+        Some(Object::Regular(r)) if r.memfd && f.flags & content::NOT_AS_MADE == OFlags::RDWR.bits() => {
+            r.path.as_ref().is_some_and(|p| (p.device, p.inode) == (dev, inode))
+        }
+        _ => false,
+    };
+    cx.model.files.iter().find(is_it).map(|f| f.id)
 }
 
 /// Writes a description for a file mapping of the process at `index`, one for each inode and access; returns its id.
@@ -103,12 +121,17 @@ pub fn export_mapping(cx: &mut ExportCx<'_>, index: usize, vma: &Smap) -> Result
     if let Some(&id) = cx.shared.opened.get(&(m.dev, m.inode, access.bits())) {
         return Ok(id);
     }
+    if let Some(id) = as_made(cx, m.dev, m.inode).filter(|_| write) {
+        cx.shared.opened.insert((m.dev, m.inode, access.bits()), id);
+        return Ok(id);
+    }
     let what = || format!("mapping {:#x}-{:#x} of {}", m.start, m.end, String::from_utf8_lossy(&m.name));
     let name = format!("map_files/{:x}-{:x}", m.start, m.end);
-    let ours = match process.dir.open_file(&name, access.bits() as i32) {
+    let how = quietly(&m.name, access);
+    let ours = match process.dir.open_file(&name, how.bits() as i32) {
         Ok(ours) => ours,
         // Without CAP_CHECKPOINT_RESTORE: by its name, if that still leads to the same file.
-        Err(first) => match rustix::fs::open(m.name.as_slice(), access | OFlags::CLOEXEC, Mode::empty()) {
+        Err(first) => match rustix::fs::open(m.name.as_slice(), how | OFlags::CLOEXEC, Mode::empty()) {
             Ok(ours) if rustix::fs::fstat(&ours).is_ok_and(|s| (s.st_dev, s.st_ino) == (m.dev, m.inode)) => ours,
             _ => {
                 return Err(KindError::new("opening the mapped file", first)

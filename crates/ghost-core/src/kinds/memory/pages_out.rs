@@ -163,7 +163,9 @@ impl<W: Write> Worker<'_, W> {
         let (source, pid) = self.shared.sources[index];
         if self.from.as_ref().is_none_or(|f| f.0 != index) {
             let from = match source {
-                PageSource::Memory { common, .. } => From::Memory(Memory::open(pid).step("opening its memory")?, common),
+                PageSource::Memory { common, .. } => {
+                    From::Memory(Memory::open(pid).step("opening its memory")?, common)
+                }
                 PageSource::Inode { file, .. } => From::File(file),
                 PageSource::Bytes { runs, .. } => From::Bytes(runs),
             };
@@ -288,8 +290,11 @@ impl From<'_> {
                     let len = now.iter().map(|r| r.1).sum();
                     let (bytes, others) = std::mem::take(&mut rest).split_at_mut(len);
                     (there, rest) = (later, others);
-                    read_alike(memory, now, gently, bytes)
-                        .step_on(pid, || format!("memory at {first:x}"), "reading pages")?;
+                    read_alike(memory, now, gently, bytes).step_on(
+                        pid,
+                        || format!("memory at {first:x}"),
+                        "reading pages",
+                    )?;
                 }
                 Ok(())
             }

@@ -8,15 +8,16 @@ use crate::abreast;
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::import::ImportCx;
-use crate::kinds::fd::{path_of_link, procfile};
+use crate::kinds::fd::{content, path_of_link, procfile};
 use crate::names::{Names, Sort, Ticket};
 use ghost_image::record as rec;
 use ghost_sys::mortal::Mortal;
 use ghost_sys::proc::ProcDir;
 use ghost_sys::{Pid, nr};
-use rustix::fs::{FileType, Mode};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Writes one record for each.
 pub(super) fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
@@ -54,6 +55,7 @@ fn directories(pid: Pid, dir: &ProcDir) -> Result<(rec::Path, rec::Path), KindEr
 pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
     let mut done = HashSet::new();
+    let mut there = There::default();
     let own = model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none());
     let own = own.map(|(index, p)| (index, p, p.fs_id));
     let n = model.processes.len();
@@ -61,8 +63,20 @@ pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     for (index, record, id) in own.chain(apart).collect::<Vec<_>>() {
         let Some(fs) = model.fs(id).filter(|f| done.insert(f.id)) else { continue };
         let mut made = Made::default();
-        if let Some(cwd) = &fs.cwd {
+        if let Some(cwd) = fs.cwd.as_ref().filter(|c| c.deleted)
+            && let Some(fd) = there.of(cx, cwd)?
+        {
+            let number = cx.hand_over(index, &[fd.as_fd()])?;
+            let batch = &mut cx.building[index].batch;
+            for number in number {
+                batch.call("fchdir to a deleted directory", nr::FCHDIR, &[number.into()]);
+                batch.call("close after fchdir", nr::CLOSE, &[number.into()]);
+            }
+        } else if let Some(cwd) = &fs.cwd {
             let path = directory(cx, cwd, record.pid, &mut made).map_err(|e| e.on(record.pid, "working directory"))?;
+            if made.directories.last().is_some_and(|made| made.0 == path) {
+                there.note(cwd, &path);
+            }
             let batch = &mut cx.building[index].batch;
             let name = batch.c_string(&path);
             batch.call(format!("chdir to {}", text(&path)), nr::CHDIR, &[name.into()]);
@@ -88,6 +102,27 @@ pub(super) fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
     }
     Ok(())
+}
+
+/// Deleted directories that have been made already: by their device and inode of then.
+#[derive(Default)]
+struct There(HashMap<(u64, u64), OwnedFd>);
+
+impl There {
+    /// The one that takes the place of this: made for a descriptor, or for another process.
+    fn of(&self, cx: &ImportCx<'_>, cwd: &rec::Path) -> Result<Option<OwnedFd>, KindError> {
+        let key = (cwd.device, cwd.inode);
+        let made = self.0.get(&key).map(AsFd::as_fd).or_else(|| content::made_directory(cx, key.0, key.1));
+        made.map(|fd| fd.try_clone_to_owned().step("keeping a deleted directory")).transpose()
+    }
+
+    /// Keeps a working directory for others while it has its name.
+    fn note(&mut self, cwd: &rec::Path, path: &[u8]) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(fd) = rustix::fs::open(path, flags, Mode::empty()) {
+            self.0.insert((cwd.device, cwd.inode), fd);
+        }
+    }
 }
 
 /// What is there only for as long as it is entered.

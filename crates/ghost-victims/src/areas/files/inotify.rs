@@ -16,7 +16,7 @@ pub(super) fn watch(f: i32, path: &str, mask: u32) -> Result<i32, Errno> {
 }
 
 /// The queued events: watch, mask, name.
-fn heard(f: i32) -> Result<Vec<(i32, u32, String)>, Errno> {
+pub(super) fn heard(f: i32) -> Result<Vec<(i32, u32, String)>, Errno> {
     let bytes = match fd::read(f, 65536) {
         Ok(b) => b,
         Err(e) if e.code == libc::EAGAIN => return Ok(Vec::new()),

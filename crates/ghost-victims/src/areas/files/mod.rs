@@ -8,6 +8,7 @@ mod locks;
 mod memfd;
 mod momentary;
 mod named;
+mod noticed;
 mod objects;
 mod procfs;
 mod regular;
@@ -26,4 +27,5 @@ pub const TABLES: &[&[Victim]] = &[
     epoll::VICTIMS,
     inotify::VICTIMS,
     momentary::VICTIMS,
+    noticed::VICTIMS,
 ];

@@ -18,6 +18,9 @@ pub(super) const VICTIMS: &[Victim] =
         std::fs::create_dir(s.path("gone")).map_err(text)?;
         let directory = fd::open(s.path("gone"), libc::O_RDONLY | libc::O_DIRECTORY)?;
         std::fs::remove_dir(s.path("gone")).map_err(text)?;
+        super::noticed::node(&s.path("device"), 0o600, libc::makedev(1, 3))?;
+        let device = fd::open(s.path("device"), libc::O_RDWR)?;
+        fd::unlink(s.path("device"))?;
         let listener = sock::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
         sock::bind(listener, &sock::unix(&s.path("socket")))?;
         sock::listen(listener, 5)?;
@@ -33,11 +36,12 @@ pub(super) const VICTIMS: &[Victim] =
         same_bytes("the deleted file", &bytes, &fd::pread(deleted, 30_000, 0)?)?;
         same_bytes("the FIFO", b"in the fifo", &fd::read(fifo, 100)?)?;
         same_bytes("the pipe", b"in the pipe", &fd::read(r, 100)?)?;
+        same("the deleted device", 1, fd::write(device, b"x")?)?;
         same("links of the deleted directory", 0, fd::stat(directory)?.st_nlink)?;
         let client = sock::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
         sock::connect(client, &sock::unix(&s.path("socket")))?;
         same("the name of the other socket", sock::unix(&s.path("nameless")), sock::local(nameless)?)?;
-        for name in ["deleted", "fifo", "gone", "cwd", "nameless"] {
+        for name in ["deleted", "fifo", "gone", "device", "cwd", "nameless"] {
             truth(&format!("nothing is called {name}"), !std::path::Path::new(&s.path(name)).exists())?;
         }
     })];
