@@ -12,58 +12,40 @@
 //!     .quad seconds, nanoseconds       for a limit that is passed by address
 //! ```
 //!
-//! The slot is written before the registers are set, and the thread needs nobody to come home: ghost may die at any time.
-//! A slot stays: a signal handler may return into it much later. The same wait in the same place uses the same slot. When the
-//! room beside the vDSO is used up, they stand at the unused ends of other code (of libraries); when that is, too, a call begins its time anew. An export shows the thread as if it had never left its program ([`Slots::home`]).
+//! Where many threads wait by times in their memory, those that wait at the same place share one slot, and the time of each stands with what
+//! its register was in constants that nobody uses (`detour/times.rs`): code would not have the room, and ghost needs some of it itself.
+//!
+//! ```text
+//!     syscall
+//!     mov   16(%reg), %reg             what stands behind the time
+//!     jmp   *6(%rip)
+//! ```
+//!
+//! All is written before the registers are set, and the thread needs nobody to come home: ghost may die at any time.
+//! A slot stays: a signal handler may return into it much later. The same wait in the same place uses the same slot. When all
+//! room is used up, that at the unused ends of other code (of libraries) too, a call begins its time anew. An export shows the
+//! thread as if it had never left its program ([`Slots::home`]).
+
+mod slot;
+mod times;
 
 use crate::asleep::Asleep;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{Registers, Stopped};
 use ghost_sys::remote::{Memory, Puppet, RemoteAddr, spare_ends};
 use ghost_sys::{Pid, Result};
+use slot::{Register, SHARED_LOADED, SLOT, Slot, TIME_AT, Wait};
 use std::ops::Range;
+use times::Times;
 
 const PAGE: u64 = 4096;
-const SLOT: u64 = 48;
-const MARK: [u8; 6] = *b"ghost\x01";
-/// Of the time in a slot.
-const TIME_AT: u64 = 32;
+/// Slots beside the vDSO that waits by address leave to others, where they can share one.
+const SPARE: u64 = 4;
 const NS: i64 = 1_000_000_000;
 const ERESTARTNOHAND: i64 = -514;
 const ERESTART_RESTARTBLOCK: i64 = -516;
 const FUTEX_CMD_MASK: u64 = 0x7f;
 const TIMER_ABSTIME: u64 = 1;
-
-/// The register in which a call has its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Register {
-    Rdi,
-    Rdx,
-    R8,
-    R10,
-}
-
-impl Register {
-    const ALL: [Self; 4] = [Self::Rdi, Self::Rdx, Self::R8, Self::R10];
-
-    /// `mov $imm64, %reg`.
-    fn opcode(self) -> [u8; 2] {
-        match self {
-            Self::Rdi => [0x48, 0xbf],
-            Self::Rdx => [0x48, 0xba],
-            Self::R8 => [0x49, 0xb8],
-            Self::R10 => [0x49, 0xba],
-        }
-    }
-    fn of(self, regs: &mut Registers) -> &mut u64 {
-        match self {
-            Self::Rdi => &mut regs.rdi,
-            Self::Rdx => &mut regs.rdx,
-            Self::R8 => &mut regs.r8,
-            Self::R10 => &mut regs.r10,
-        }
-    }
-}
 
 /// A limit, as a call has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,40 +83,6 @@ fn args(r: &Registers) -> [u64; 6] {
     [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
 }
 
-/// What a slot says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Slot {
-    register: Register,
-    value: u64,
-    target: u64,
-    time: [i64; 2],
-}
-
-impl Slot {
-    fn bytes(&self) -> Vec<u8> {
-        let mut b = vec![0x0f, 0x05];
-        b.extend_from_slice(&self.register.opcode());
-        b.extend_from_slice(&self.value.to_le_bytes());
-        b.extend_from_slice(&[0xff, 0x25, 0, 0, 0, 0]);
-        b.extend_from_slice(&self.target.to_le_bytes());
-        b.extend_from_slice(&MARK);
-        b.extend(self.time.iter().flat_map(|t| t.to_le_bytes()));
-        b
-    }
-    fn read(b: &[u8]) -> Option<Self> {
-        let word = |at: usize| Some(u64::from_le_bytes(b.get(at..at + 8)?.try_into().ok()?));
-        if b.get(..2)? != [0x0f, 0x05] || b.get(26..32)? != MARK {
-            return None;
-        }
-        let register = Register::ALL.into_iter().find(|r| r.opcode() == b[2..4])?;
-        Some(Self { register, value: word(4)?, target: word(18)?, time: [word(32)? as i64, word(40)? as i64] })
-    }
-    /// Whether it is the same wait in the same place.
-    fn serves(&self, other: &Self) -> bool {
-        (self.register, self.value, self.target) == (other.register, other.value, other.target)
-    }
-}
-
 /// A page that has slots.
 #[derive(Debug)]
 struct Page {
@@ -154,13 +102,13 @@ impl Page {
     fn all(&self) -> impl Iterator<Item = u64> {
         (0..PAGE / 16).map(|i| self.start + i * 16).filter(|at| self.slot(*at).is_some())
     }
-    /// Where a new slot may stand.
-    fn free(&self) -> Option<u64> {
+    /// Where a new slot may stand that leaves room for as many others.
+    fn free(&self, others: u64) -> Option<u64> {
         let used = self.bytes.iter().rposition(|b| *b != 0).map_or(0, |i| i as u64 + 1);
         // The last slot may end in zeroes.
         let used = self.all().last().map_or(used, |last| used.max(last - self.start + SLOT));
         let start = used.max(self.room.start).next_multiple_of(16);
-        (start + SLOT <= self.room.end).then_some(self.start + start)
+        (start + (1 + others) * SLOT <= self.room.end).then_some(self.start + start)
     }
 }
 
@@ -174,6 +122,8 @@ pub(crate) struct Slots {
     is_spread: bool,
     /// Slots that a thread was sent to by this value.
     busy: Vec<u64>,
+    /// Times of those that share a slot, once they have been looked for.
+    times: Option<Times>,
 }
 
 impl Slots {
@@ -191,7 +141,13 @@ impl Slots {
         let mut bytes = vec![0; PAGE as usize];
         memory.read(RemoteAddr(page), &mut bytes).ok()?;
         let vdso = Page { start: page, bytes, room: 0..PAGE - reserve() };
-        (magic == *b"\x7fELF").then_some(Self { memory, pages: vec![vdso], is_spread: false, busy: Vec::new() })
+        (magic == *b"\x7fELF").then_some(Self {
+            memory,
+            pages: vec![vdso],
+            is_spread: false,
+            busy: Vec::new(),
+            times: None,
+        })
     }
 
     /// Looks for room at the ends of other code.
@@ -205,9 +161,9 @@ impl Slots {
         }
     }
 
-    /// The slot in which an instruction pointer stands.
-    fn around(&self, rip: u64) -> Option<(u64, Slot)> {
-        let at = rip & !15;
+    /// The slot in which a thread stands.
+    fn around(&self, regs: &Registers) -> Option<Around> {
+        let (at, mut now) = (regs.rip & !15, *regs);
         let slot = if let Some(page) = self.pages.iter().find(|p| (p.start..p.start + PAGE).contains(&at)) {
             page.slot(at)
         } else {
@@ -215,30 +171,75 @@ impl Slots {
             self.memory.read(RemoteAddr(at), &mut bytes).ok()?;
             Slot::read(&bytes)
         };
-        Some((at, slot?)).filter(|_| rip - at < 16)
+        Some(match slot? {
+            Slot::Own(wait) => Around { at, wait, is_timed: *wait.register.of(&mut now) == at + TIME_AT },
+            Slot::Shared { register, target } => {
+                let passed = *register.of(&mut now);
+                let is_timed = regs.rip - at < SHARED_LOADED;
+                let (value, time) = if is_timed { Times::read(&self.memory, passed)? } else { (passed, [0; 2]) };
+                Around { at, wait: Wait { register, value, target, time }, is_timed }
+            }
+        })
     }
 
-    /// Writes a slot for this wait and returns its address; None when there is no room.
-    fn place(&mut self, slot: &Slot, by_address: bool) -> Option<u64> {
+    /// Writes what this wait needs: the address of its slot, and of its time; None when there is no room.
+    fn place(&mut self, wait: &Wait, by_address: bool) -> Option<(u64, u64)> {
         // A time is read when the call begins: another thread that is about to begin may not find a different one there.
         let fits = |page: &Page, at: &u64| {
-            (!by_address || !self.busy.contains(at)) && page.slot(*at).is_some_and(|s| s.serves(slot))
+            (!by_address || !self.busy.contains(at)) && page.slot(*at).is_some_and(|s| s.serves(wait))
         };
         let known = self.pages.iter().find_map(|page| page.all().find(|at| fits(page, at)));
-        let Some(at) = known.or_else(|| self.pages.iter().find_map(Page::free)) else {
-            if self.is_spread {
-                return None;
+        let others = if by_address { SPARE } else { 0 };
+        let own = known.or_else(|| self.pages[0].free(others));
+        if by_address
+            && own.is_none()
+            && let Some(placed) = self.share(wait)
+        {
+            return Some(placed);
+        }
+        let at = own.or_else(|| self.free())?;
+        self.write(at, &Slot::Own(*wait))?;
+        self.busy.push(at);
+        Some((at, at + TIME_AT))
+    }
+
+    /// Room for a slot, in any page.
+    fn free(&mut self) -> Option<u64> {
+        let free = |slots: &Self| slots.pages.iter().find_map(|page| page.free(0));
+        free(self).or_else(|| {
+            if !self.is_spread {
+                self.spread();
             }
-            self.spread();
-            return self.place(slot, by_address);
+            free(self)
+        })
+    }
+
+    /// A slot that this wait shares with others, and a time of its own.
+    fn share(&mut self, wait: &Wait) -> Option<(u64, u64)> {
+        let memory = self.memory.share();
+        if !self.times.get_or_insert_with(|| Times::of(&memory)).has_room(wait.value) {
+            return None;
+        }
+        let slot = Slot::Shared { register: wait.register, target: wait.target };
+        let is_it = |page: &Page, at: &u64| page.slot(*at) == Some(slot);
+        let known = self.pages.iter().find_map(|page| page.all().find(|at| is_it(page, at)));
+        let at = if let Some(at) = known {
+            at
+        } else {
+            let at = self.free()?;
+            self.write(at, &slot)?;
+            at
         };
+        Some((at, self.times.as_mut()?.put(&memory, wait.value, wait.time)?))
+    }
+
+    fn write(&mut self, at: u64, slot: &Slot) -> Option<()> {
         let bytes = slot.bytes();
         self.memory.write_forced(RemoteAddr(at), &bytes).ok()?;
         let page = self.pages.iter_mut().find(|p| (p.start..p.start + PAGE).contains(&at))?;
         let from = (at - page.start) as usize;
         page.bytes[from..from + bytes.len()].copy_from_slice(&bytes);
-        self.busy.push(at);
-        Some(at)
+        Some(())
     }
 
     /// What of the vDSO's page must come along, and its address: a handler may return into a slot. Other pages travel as what they
@@ -284,14 +285,12 @@ impl Slots {
         let limit = limit(nr, &args(regs))?;
         let passed = limit.register.of(&mut now);
         // One that is on a detour already keeps what its program had.
-        let (value, target) = self.around(regs.rip).map_or((*passed, regs.rip), |(_, s)| (s.value, s.target));
-        let slot = Slot { register: limit.register, value, target, time: [left_ns / NS, left_ns % NS] };
-        let at = self.place(&slot, limit.by_address)?;
-        *passed = if limit.by_address {
-            at + TIME_AT
-        } else {
-            (left_ns / 1_000_000) as u64 + u64::from(left_ns % 1_000_000 != 0)
-        };
+        let before = self.around(regs).map_or((*passed, regs.rip), |was| (was.wait.value, was.wait.target));
+        let time = [left_ns / NS, left_ns % NS];
+        let wait = Wait { register: limit.register, value: before.0, target: before.1, time };
+        let (at, time_at) = self.place(&wait, limit.by_address)?;
+        *passed =
+            if limit.by_address { time_at } else { (left_ns / 1_000_000) as u64 + u64::from(left_ns % 1_000_000 != 0) };
         now.rip = at + 2;
         now.orig_rax = nr as u64;
         now.rax = ERESTARTNOHAND as u64;
@@ -301,21 +300,30 @@ impl Slots {
     /// The registers of a thread as its program would have them without the detour it is on, with the call that it is in and
     /// what is left of its limit; None when it is on none.
     pub(crate) fn home(&self, regs: &Registers) -> Option<(Registers, Option<(i64, i64)>)> {
-        let (at, slot) = self.around(regs.rip)?;
+        let Around { at, wait, is_timed } = self.around(regs)?;
         let mut home = *regs;
-        let passed = *slot.register.of(&mut home);
-        *slot.register.of(&mut home) = slot.value;
+        let passed = *wait.register.of(&mut home);
+        *wait.register.of(&mut home) = wait.value;
         let nr = regs.orig_rax as i64;
         let interrupted = nr >= 0 && [ERESTARTNOHAND, ERESTART_RESTARTBLOCK].contains(&(regs.rax as i64));
-        let left = if passed == at + TIME_AT {
-            slot.time[0].saturating_mul(NS).saturating_add(slot.time[1])
+        let left = if is_timed {
+            wait.time[0].saturating_mul(NS).saturating_add(wait.time[1])
         } else {
             i64::from(passed as i32) * 1_000_000
         };
         // Before its call: it makes the program's own.
-        home.rip = if regs.rip == at { slot.target - 2 } else { slot.target };
+        home.rip = if regs.rip == at { wait.target - 2 } else { wait.target };
         Some((home, interrupted.then_some((nr, left))))
     }
+}
+
+/// Where a thread on a detour is.
+struct Around {
+    /// The slot.
+    at: u64,
+    wait: Wait,
+    /// Whether the limit is the time that stands in the wait.
+    is_timed: bool,
 }
 
 /// What must stay free behind the slots: the executor stands there, and its start is rounded up.
@@ -335,18 +343,6 @@ fn own_vdso_len() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_slot_reads_as_it_was_written() {
-        for register in Register::ALL {
-            let slot = Slot { register, value: 0xdead_beef_1234, target: 0x7fff_0000_1111, time: [3, 999] };
-            let bytes = slot.bytes();
-            assert_eq!(bytes.len() as u64, SLOT);
-            assert_eq!(Slot::read(&bytes), Some(slot));
-            assert_eq!(Slot::read(&bytes[..40]), None);
-        }
-        assert_eq!(Slot::read(&[0; 48]), None);
-    }
 
     #[test]
     fn there_is_room_for_slots_and_executor() {

@@ -128,6 +128,24 @@ pub fn spare_ends(memory: &Memory) -> Vec<(u64, u64)> {
     ends.map(|(end, _)| (end.start, end.end)).collect()
 }
 
+/// Unused ends of the constants of executables and libraries, where data may stand that is only read: the first byte after the
+/// segment and the end of its page. Not all of it need be zeros. What was loaded first, and stays longest, comes first.
+pub fn spare_constants(memory: &Memory) -> Vec<(u64, u64)> {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", memory.pid())).unwrap_or_default();
+    let spaces: Vec<(Space, bool)> = maps
+        .lines()
+        .filter_map(|line| Some((Space::parse(line)?, line.split_ascii_whitespace().nth(1) == Some("r--p"))))
+        .filter(|(space, _)| space.file.1 != 0)
+        .collect();
+    // Not those that are mapped to be looked at.
+    let runs = |file| spaces.iter().any(|(s, _)| s.executable && s.file == file);
+    let all: Vec<Space> = spaces.iter().map(|(space, _)| *space).collect();
+    let constants = spaces.iter().rev().filter(|(space, is_constant)| *is_constant && runs(space.file));
+    let ends =
+        constants.filter_map(|(space, _)| Some((space.segment_end(memory, &all)?.next_multiple_of(16), space.end)));
+    ends.filter(|(start, end)| start < end).collect()
+}
+
 /// A mapping of a process, as `/proc/PID/maps` tells of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Space {
@@ -208,7 +226,7 @@ impl Space {
             let (kind, flags, offset, filesz) = (u32_at(at)?, u32_at(at + 4)?, u64_at(at + 8)?, u64_at(at + 32)?);
             let (first_page, end) = (offset / PAGE * PAGE, offset.checked_add(filesz)?);
             if kind == 1
-                && flags & 1 != 0
+                && (if self.executable { flags & 1 != 0 } else { flags & 7 == 4 })
                 && first_page == self.offset
                 && end.next_multiple_of(PAGE) == self.offset + self.end - self.start
             {

@@ -16,7 +16,7 @@ mod wait;
 
 pub use batch::{Arg, Batch, Call, DataRef, Executor, Label, Outcome, RemoteError, Slot};
 pub use entered::Entered;
-pub use foothold::{Space, spare_ends};
+pub use foothold::{Space, spare_constants, spare_ends};
 pub use memory::{Memory, RemoteAddr};
 pub(crate) use process::ending_program;
 pub use puppet::{Hints, Puppet};

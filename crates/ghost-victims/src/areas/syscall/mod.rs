@@ -5,7 +5,8 @@
 use crate::Victim;
 
 mod blocked;
+mod crowd;
 mod timed;
 
 /// The tables of this area's files.
-pub const TABLES: &[&[Victim]] = &[timed::VICTIMS, blocked::VICTIMS];
+pub const TABLES: &[&[Victim]] = &[timed::VICTIMS, crowd::VICTIMS, blocked::VICTIMS];
