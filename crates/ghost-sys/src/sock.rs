@@ -28,6 +28,15 @@ pub fn peer_name(socket: BorrowedFd<'_>) -> Result<Vec<u8>> {
     ask(socket, libc::getpeername)
 }
 
+/// The file that a unix socket is bound to, wherever its name is now, opened with O_PATH (SIOCUNIXFILE, Linux 4.12; CAP_NET_ADMIN).
+pub fn unix_file(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
+    // SAFETY: the call takes no argument.
+    let fd = cvt(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCUNIXFILE, 0) }.into())?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 type Ask = unsafe extern "C" fn(libc::c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
 fn ask(socket: BorrowedFd<'_>, call: Ask) -> Result<Vec<u8>> {
     let mut address = vec![0_u8; NAME];
@@ -195,7 +204,11 @@ pub fn bind_hidden(socket: BorrowedFd<'_>, address: &[u8]) -> Result<OwnedFd> {
         // SAFETY: the path is NUL-terminated; without O_CREAT the call reads no further argument.
         let fd = cvt(unsafe { libc::open(whole.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) } as i64)?;
         // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+        let file = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        // As gone as the one whose place it takes: whoever looks sees no link.
+        // SAFETY: the path is NUL-terminated.
+        cvt(unsafe { libc::unlink(whole.as_ptr()) } as i64)?;
+        Ok(file)
     })
 }
 

@@ -91,6 +91,29 @@ pub(super) const VICTIMS: &[Victim] = &[
         same("name", before, sock::local(f)?)?;
         serves("by its path", f, SOCK_STREAM, &name(s, "here"))?;
     }),
+    row!("bound-relative-elsewhere", [NAMED], |s| {
+        // On a file system whose files are not found by their numbers; of two names of then, one is gone and the program far away.
+        let dir = format!("/dev/shm/victim.{}.{}", std::process::id(), crate::sys::now_ns());
+        std::fs::create_dir(&dir).map_err(|e| e.to_string())?;
+        std::env::set_current_dir(&dir).map_err(|e| e.to_string())?;
+        let (f, gone) =
+            (sock::socket(libc::AF_UNIX, SOCK_STREAM, 0)?, sock::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?);
+        sock::bind(f, &sock::unix("here"))?;
+        sock::listen(f, 5)?;
+        sock::bind(gone, &sock::unix("gone"))?;
+        fd::unlink("gone")?;
+        let before = [sock::local(f)?, sock::local(gone)?];
+        std::env::set_current_dir("/").map_err(|e| e.to_string())?;
+        s.wait();
+        let result = || {
+            same("names", before, [sock::local(f)?, sock::local(gone)?])?;
+            truth("no name came back", !std::path::Path::new(&format!("{dir}/gone")).exists())?;
+            serves("by its path", f, SOCK_STREAM, &format!("{dir}/here"))
+        };
+        let result = result();
+        std::fs::remove_dir_all(&dir).map_err(|e| e.to_string())?;
+        result?;
+    }),
     row!("listening-abstract", [NAMED], |s| {
         let to = abstract_name("listen");
         let f = sock::socket(libc::AF_UNIX, SOCK_SEQPACKET, 0)?;

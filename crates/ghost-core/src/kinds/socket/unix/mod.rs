@@ -109,7 +109,7 @@ pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
     if let Some(name) = socket.name.as_ref().filter(|n| !n.starts_with(b"/") && !n.starts_with(&[0])) {
         let name = name.split(|b| *b == 0).next().unwrap_or_default();
         let used = socket.is_listening() || socket.peer.is_none() || socket.kind == DGRAM as u8;
-        if used && file_of(view, fd, name, socket.file).is_none() && !is_gone(socket.file) {
+        if used && file_of(view, fd, name, socket.file).is_none() && !is_gone(fd, socket.file) {
             return Some(Refusal::new(
                 "unix",
                 format!(
@@ -226,26 +226,30 @@ fn file_of(view: &TreeView, fd: &FdView, name: &[u8], (inode, device): (u32, u64
     });
     found.or_else(|| {
         // The program may have gone elsewhere since.
-        let (file, stat) = by_inode((inode, device)).filter(|(_, s)| s.st_nlink > 0)?;
+        let (file, stat) = behind(fd, (inode, device)).filter(|(_, s)| s.st_nlink > 0)?;
         let link = crate::kinds::fd::inotify::link_of(file.as_fd()).ok()?;
         (link.ends_with(name) && path::names(&link, &stat)).then(|| path::of(&link, &stat))
     })
 }
 
-/// Opens a socket file by its inode number alone: file systems of the ext family take a handle without a generation.
-fn by_inode((inode, device): (u32, u64)) -> Option<(OwnedFd, rustix::fs::Stat)> {
+/// The file behind the name of a socket. Where the kernel does not open it, by its inode number alone: file systems of the ext family
+/// take a handle without a generation.
+fn behind(fd: &FdView, (inode, device): (u32, u64)) -> Option<(OwnedFd, rustix::fs::Stat)> {
     const FILEID_INO32_GEN: i32 = 1;
-    let mount = crate::kinds::fd::inotify::mount_of(device)?;
-    let bytes = [inode.to_ne_bytes(), [0; 4]].concat();
-    let flags = rustix::fs::OFlags::PATH.bits();
-    let file = ghost_sys::fdops::open_by_handle(mount.as_fd(), FILEID_INO32_GEN, &bytes, flags).ok()?;
+    let by_inode = || {
+        let mount = crate::kinds::fd::inotify::mount_of(device)?;
+        let bytes = [inode.to_ne_bytes(), [0; 4]].concat();
+        let flags = rustix::fs::OFlags::PATH.bits();
+        ghost_sys::fdops::open_by_handle(mount.as_fd(), FILEID_INO32_GEN, &bytes, flags).ok()
+    };
+    let file = sock::unix_file(fd.ours.as_fd()).ok().or_else(by_inode)?;
     let stat = rustix::fs::fstat(&file).ok()?;
     (stat.st_ino as u32 == inode && stat.st_dev == device).then_some((file, stat))
 }
 
 /// Whether the file of a name is known to be removed.
-fn is_gone(file: (u32, u64)) -> bool {
-    by_inode(file).is_some_and(|(_, stat)| stat.st_nlink == 0)
+fn is_gone(fd: &FdView, file: (u32, u64)) -> bool {
+    behind(fd, file).is_some_and(|(_, stat)| stat.st_nlink == 0)
 }
 
 /// Writes the description of a descriptor in flight.
