@@ -79,8 +79,8 @@ impl From<ghost::Error> for Failure {
                 let process = if process.is_empty() && what.pid != 0 { format!("pid {}", what.pid) } else { process };
                 let who: Vec<&str> = [&*process, &*what.subject].into_iter().filter(|s| !s.is_empty()).collect();
                 let doing = format!("{action}: {}", what.step);
-                let advice = what.advice.as_deref().unwrap_or("");
-                Self::new(kind, &text, [&doing, &who.join(", "), &what.cause.to_string(), advice, &aftermath])
+                let advice = what.what_to_do().unwrap_or_default();
+                Self::new(kind, &text, [&doing, &who.join(", "), &what.cause.to_string(), &advice, &aftermath])
             }
         }
     }

@@ -55,6 +55,7 @@ pub enum Verb {
     /// Say what this host can do, or what of a process can travel.
     Check {
         /// The process.
+        #[arg(value_parser = pid)]
         pid: Option<i32>,
     },
     /// List the ghosts in memory, or those in a directory.
@@ -101,6 +102,7 @@ pub struct Target {
 /// Arguments of `checkpoint`.
 pub struct Checkpoint {
     /// The process; everything below it goes with it.
+    #[arg(value_parser = pid)]
     pub pid: i32,
     /// Where the ghost goes.
     #[arg(short, long, value_name = "URL")]
@@ -177,6 +179,7 @@ pub struct Restart {
 /// Arguments of `migrate`.
 pub struct Migrate {
     /// The process; everything below it goes with it.
+    #[arg(value_parser = pid)]
     pub pid: i32,
     /// Where `ghost receive` listens: tcp://HOST:PORT.
     #[arg(required_unless_present = "via")]
@@ -222,6 +225,7 @@ pub struct Receive {
 /// Arguments of `duplicate`.
 pub struct Duplicate {
     /// The process; everything below it goes with it.
+    #[arg(value_parser = pid)]
     pub pid: i32,
     /// How many more.
     #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
@@ -237,4 +241,9 @@ pub struct Demo {
     /// How the demo starts itself in its namespaces.
     #[arg(long, hide = true)]
     pub inside: Option<PathBuf>,
+}
+
+/// A pid, as a user writes it.
+fn pid(text: &str) -> Result<i32, &'static str> {
+    text.parse().ok().filter(|pid| *pid > 0).ok_or("a pid is a number from 1 up; see ps(1)")
 }

@@ -33,7 +33,7 @@ impl Fail {
             Self::Resource(e) => {
                 let advice = e.advice();
                 let try_this = if advice.is_empty() { String::new() } else { format!("\n  try:   {advice}") };
-                (1, format!("{e}{try_this}"))
+                (1, format!("{e}{try_this}\n  state: {}", e.aftermath()))
             }
             Self::Usage(words) => (2, words.clone()),
             Self::Words(words) => (1, words.clone()),

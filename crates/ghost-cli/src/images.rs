@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn bad(url: &str, e: &ghost::image::Error) -> Fail {
-    Fail::Words(format!("{url} is no whole ghost\n  why:   {e}\n  state: nothing was touched"))
+    let advice = e.advice().map(|words| format!("\n  try:   {words}")).unwrap_or_default();
+    Fail::Words(format!("{url} is no whole ghost\n  why:   {e}{advice}\n  state: nothing was touched"))
 }
 
 /// What is in a ghost, from its records; the pages are read over and checked.

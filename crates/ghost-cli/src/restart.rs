@@ -74,7 +74,9 @@ pub fn options(making: &Making) -> Result<ImportOptions, Fail> {
         let tried = std::fs::File::options().append(true).create(true).open(path);
         tried.map_err(|e| {
             let path = path.display();
-            Fail::Words(format!("the pidfile {path} cannot be written: {e}\n  state: nothing was touched"))
+            Fail::Words(format!(
+                "the pidfile {path} cannot be written: {e}\n  try:   name a file in a directory that you may write\n  state: nothing was touched"
+            ))
         })?;
         if is_new {
             let _ = std::fs::remove_file(path);

@@ -111,6 +111,10 @@ impl KindError {
         self.advice = Some(advice.into());
         self
     }
+    /// What the user can do: as the step says, or else what the cause suggests.
+    pub fn what_to_do(&self) -> Option<String> {
+        self.advice.clone().or_else(|| crate::advice::on(&self.cause))
+    }
     /// A refusal in words.
     pub fn refusal(step: impl Into<String>, words: impl Into<String>) -> Self {
         Self::new(step, Cause::Rule(words.into()))
@@ -251,7 +255,7 @@ impl fmt::Display for Error {
                     write!(f, "{}, ", printable(&what.subject))?;
                 }
                 write!(f, "{}\n  why:   {}", printable(&what.step), chain(&what.cause))?;
-                if let Some(a) = &what.advice {
+                if let Some(a) = what.what_to_do() {
                     write!(f, "\n  try:   {a}")?;
                 }
                 write!(f, "\n  state: {aftermath}")

@@ -357,18 +357,23 @@ pub(crate) fn failed(action: Action, root: Pid, what: KindError, aftermath: &str
 
 /// Processes that nobody may freeze.
 pub(crate) fn guard_root(root: Pid) -> Result<(), KindError> {
-    let refuse = |why: &str| Err(KindError::refusal("choosing the process", why.to_owned()).on(root, ""));
+    let refuse = |why: &str, advice: &str| {
+        Err(KindError::refusal("choosing the process", why.to_owned()).on(root, "").advise(advice))
+    };
     if root == 1 {
-        return refuse("pid 1 holds up everything that runs here; name the program itself");
+        return refuse("pid 1 holds up everything that runs here", "name the program itself");
     }
     let stat_of = |pid| ghost_sys::proc::ProcDir::open(pid).and_then(|dir| ghost_sys::proc::read_stat(&dir));
     if stat_of(root).is_ok_and(|stat| is_of_the_kernel(&stat)) {
-        return refuse("it is a thread of the kernel, not a program");
+        return refuse("it is a thread of the kernel, not a program", "name the program itself");
     }
     let mut ancestor = std::process::id() as Pid;
     while ancestor > 1 {
         if ancestor == root {
-            return refuse("it is ghost itself, or one of the processes that ghost runs under");
+            return refuse(
+                "it is ghost itself, or one of the processes that ghost runs under",
+                "run ghost from somewhere else, such as another terminal",
+            );
         }
         let Ok(stat) = stat_of(ancestor) else { break };
         ancestor = stat.ppid;

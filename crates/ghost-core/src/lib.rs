@@ -6,6 +6,7 @@
 //! ```
 
 mod abreast;
+mod advice;
 pub mod ahead;
 pub mod asleep;
 mod detour;

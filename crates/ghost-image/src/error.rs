@@ -32,7 +32,7 @@ impl fmt::Display for Place {
 #[non_exhaustive]
 pub enum Error {
     /// The first bytes are not those of a ghost.
-    #[error("not a ghost: it begins with {found:02x?}")]
+    #[error("not a ghost: it begins with `{}`", found.escape_ascii())]
     NotGhost {
         /// The bytes in place of the magic.
         found: [u8; 8],
@@ -98,6 +98,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// What a user can do about it; `None` where the source or the destination has to say that.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Error::NotGhost { .. } => Some("name what `ghost checkpoint` has made"),
+            Error::Torn { .. } => {
+                Some("use another copy, or take it anew: its writer or the connection ended too early")
+            }
+            Error::Corrupt { .. } | Error::TooLarge { .. } => {
+                Some("use another copy, or take it anew: these are not the bytes that were written")
+            }
+            Error::Unsupported { .. } => Some("use a newer version of ghost"),
+            Error::Read { .. } | Error::Write { .. } | Error::Unwritable { .. } => None,
+        }
+    }
+
     /// True if the bytes end too early: the writer did not finish.
     pub fn is_torn(&self) -> bool {
         matches!(self, Error::Torn { .. })

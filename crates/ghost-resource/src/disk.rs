@@ -82,7 +82,8 @@ impl Store for Disk {
             format!("disk:{}", path.display())
         })?;
         if only.is_some() && found.is_empty() {
-            return Err(Error::new("listing", self.label(), Cause::Missing));
+            let advice = "name a directory or an image; `ghost list` alone shows those in memory";
+            return Err(Error::new("listing", self.label(), Cause::Missing).advise(advice));
         }
         Ok(found)
     }

@@ -165,7 +165,7 @@ impl Error {
         self.0.aftermath
     }
 
-    /// What the user can do about it.
+    /// What the user can do about it; empty where only the cause itself can tell.
     pub fn advice(&self) -> String {
         match (&self.0.advice, &self.0.cause) {
             (Some(advice), _) => advice.clone(),
@@ -184,7 +184,9 @@ impl Error {
             (None, Cause::Timeout(_)) => "check that the other end runs and can be reached, then try again".into(),
             (None, Cause::Panicked(_) | Cause::Misbehaved(_)) => "report this to the plug-in's author".into(),
             (None, Cause::Plugin(_)) => "see the plug-in's own documentation".into(),
-            (None, Cause::Library(_)) => "build the plug-in against this version's ghost_plugin.h".into(),
+            (None, Cause::Library(_)) => {
+                "name a shared library that was built against this version's ghost_plugin.h".into()
+            }
         }
     }
 }
@@ -198,12 +200,13 @@ fn advice_for(error: &io::Error) -> &'static str {
         K::ReadOnlyFilesystem => "use a file system that is mounted writable",
         K::NotFound => "check that the directory or file exists",
         K::FileTooLarge => "raise the file size limit (ulimit -f), or use another file system",
-        K::ConnectionRefused => "start the importing end first, or allow for it with a retry time",
+        K::ConnectionRefused => "start the other end first: `ghost receive`, or `ghost restart` of this address",
         K::HostUnreachable | K::NetworkUnreachable | K::AddrNotAvailable => "check the address and the route to it",
         K::AddrInUse => "another program listens there: choose another port, or 0 for a free one",
         K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe => "the reading end went away: look there why",
         K::TimedOut => "check that the other end runs and can be reached, then try again",
-        _ => "see the error number in errno(3)",
+        _ if error.raw_os_error().is_some() => "see the error number in errno(3)",
+        _ => "",
     }
 }
 

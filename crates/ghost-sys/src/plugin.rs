@@ -109,7 +109,12 @@ impl Plugin {
         // SAFETY: this runs the library's initialisers; the caller asked for this very code, which is trusted like
         // ours (module page).
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
-        let library = library.map_err(|e| unusable(format!("it cannot be loaded: {e}")))?;
+        let library = library.map_err(|e| {
+            unusable(format!(
+                "it cannot be loaded: {}",
+                std::error::Error::source(&e).map_or(e.to_string(), ToString::to_string)
+            ))
+        })?;
         let entry = {
             // SAFETY: the symbol's type is the one that ghost_plugin.h gives it; the pointer is used while the
             // library is loaded, which is for ever.

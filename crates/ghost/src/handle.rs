@@ -59,11 +59,22 @@ fn failed(action: Action, what: KindError) -> Error {
     Error::Failed { action, process: String::new(), what, aftermath: "nothing was touched".to_owned() }
 }
 
-/// An error of a resource, with its own advice.
-pub(crate) fn of_resource(action: Action, step: &str, e: ghost_resource::Error, aftermath: &str) -> Error {
-    let advice = e.advice();
-    let what = KindError::new(step, e).advise(advice);
+/// An error of a resource; `pid` is 0 where it is about no process yet.
+pub(crate) fn of_resource(action: Action, pid: Pid, step: &str, e: ghost_resource::Error, aftermath: &str) -> Error {
+    let what = KindError::new(step, e).on(pid, "");
     Error::Failed { action, process: String::new(), what, aftermath: aftermath.to_owned() }
+}
+
+/// Names the ghost in an error that is not about a process.
+fn about(mut error: Error, ghost: &str) -> Error {
+    if let Error::Failed { process, what, .. } = &mut error
+        && process.is_empty()
+        && what.pid == 0
+        && what.subject.is_empty()
+    {
+        ghost.clone_into(&mut what.subject);
+    }
+    error
 }
 
 /// Extracts the process tree below `pid` into the ghost.
@@ -79,7 +90,7 @@ pub(crate) fn export_as(action: Action, ghost: &mut Ghost, pid: Pid, options: &E
     let out = ghost
         .resource(action)?
         .open_export()
-        .map_err(|e| of_resource(action, "opening where the ghost goes", e, "nothing was touched"))?;
+        .map_err(|e| of_resource(action, pid, "opening where the ghost goes", e, "nothing was touched"))?;
     let mut exporting = match Exporting::begin(action, pid, options) {
         Ok(exporting) => exporting,
         Err(e) => {
@@ -97,7 +108,7 @@ pub(crate) fn export_as(action: Action, ghost: &mut Ghost, pid: Pid, options: &E
         })
     };
     hit("export.commit", RUNS_ON)?;
-    let written = out.finish().map_err(|e| of_resource(action, "completing the ghost", e, RUNS_ON))?;
+    let written = out.finish().map_err(|e| of_resource(action, pid, "completing the ghost", e, RUNS_ON))?;
     exporting.report.ghost_bytes = written.len_bytes;
     exporting.report.stage("commit");
     hit("committed", "the ghost is whole; the process runs again")?;
@@ -110,10 +121,15 @@ pub fn import_process(ghost: &mut Ghost, options: &ImportOptions) -> Result<Rest
 }
 
 pub(crate) fn import_as(action: Action, ghost: &mut Ghost, options: &ImportOptions) -> Result<Restored, Error> {
-    let input = open_import_auto(ghost.resource(action)?)
-        .map_err(|e| of_resource(action, "opening the ghost", e, "nothing was touched"))?;
+    let resource = ghost.resource(action)?;
+    let label = resource.describe();
+    let input = open_import_auto(resource)
+        .map_err(|e| of_resource(action, 0, "opening the ghost", e, "nothing was touched"))?;
     let build = |intake: Result<Intake<'_>, KindError>| {
-        intake.map_err(|e| failed(action, e)).and_then(|mut i| prepare(action, &mut i, options))
+        intake
+            .map_err(|e| failed(action, e))
+            .and_then(|mut i| prepare(action, &mut i, options))
+            .map_err(|e| about(e, &label))
     };
     // Read at offsets where that can be done: nothing is mapped, and the checksums are those of the very bytes that are placed.
     let prepared = if let Some(file) = input.as_file() {

@@ -31,12 +31,14 @@ fn failed(pid: Pid, what: KindError, aftermath: &str) -> Error {
 
 fn wire(step: &str) -> impl FnOnce(io::Error) -> KindError + '_ {
     move |e| {
-        let words = if e.kind() == io::ErrorKind::UnexpectedEof {
-            "the other side has hung up".to_owned()
-        } else {
-            e.to_string()
+        let (words, advice) = match e.kind() {
+            io::ErrorKind::UnexpectedEof => ("the other side has hung up".to_owned(), "look there for the reason"),
+            io::ErrorKind::InvalidData => {
+                (e.to_string(), "see that both sides are ghosts, and of versions that go together")
+            }
+            _ => (e.to_string(), "look at the other side, and at the way there"),
         };
-        KindError::conflict(step, words)
+        KindError::conflict(step, words).advise(advice)
     }
 }
 

@@ -39,6 +39,9 @@ pub struct Tcp {
     options: Network,
 }
 
+/// What to do about a host whose address is not found.
+const UNKNOWN: &str = "check the host's name, and that it is known here (getent hosts NAME)";
+
 impl Tcp {
     /// The peer at `HOST:PORT`, or that will connect there; IPv6 addresses stand in brackets.
     pub fn new(address: &str, options: &Options) -> Result<Self> {
@@ -60,10 +63,12 @@ impl Tcp {
         Error::new(step, self.describe(), cause)
     }
 
+    /// All addresses of the host.
     fn resolve(&self) -> Result<Vec<SocketAddr>> {
-        let all: Vec<_> = self.address.to_socket_addrs().map_err(|e| self.fail("resolving", e))?.collect();
+        let all: Vec<_> =
+            self.address.to_socket_addrs().map_err(|e| self.fail("resolving", e).advise(UNKNOWN))?.collect();
         if all.is_empty() {
-            return Err(self.fail("resolving", Cause::Address("the name has no address".into())));
+            return Err(self.fail("resolving", Cause::Address("the name has no address".into())).advise(UNKNOWN));
         }
         Ok(all)
     }
