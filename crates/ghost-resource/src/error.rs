@@ -200,7 +200,7 @@ fn advice_for(error: &io::Error) -> &'static str {
         K::ReadOnlyFilesystem => "use a file system that is mounted writable",
         K::NotFound => "check that the directory or file exists",
         K::FileTooLarge => "raise the file size limit (ulimit -f), or use another file system",
-        K::ConnectionRefused => "start the other end first: `ghost receive`, or `ghost restart` of this address",
+        K::ConnectionRefused => "start the importing end first: `ghost receive`, or `ghost restart` of this address",
         K::HostUnreachable | K::NetworkUnreachable | K::AddrNotAvailable => "check the address and the route to it",
         K::AddrInUse => "another program listens there: choose another port, or 0 for a free one",
         K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe => "the reading end went away: look there why",

@@ -21,7 +21,7 @@ pub(crate) fn retry<T>(
             Some(Errno(libc::EEXIST)) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
             Some(Errno(libc::EEXIST)) => {
                 return Err(KindError::refusal("taking its pid", holder(pid)).on(pid, "").advise(
-                    "end that process first (restart --replace does so when it is the program itself), or use --pid new or --pid ns",
+                    "end that process first (restart --replace does so when it is the program itself), or its parent where it has ended already; or use --pid new or --pid ns",
                 ));
             }
             Some(Errno(libc::EPERM)) if pid != 0 => {
