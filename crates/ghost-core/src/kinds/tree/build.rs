@@ -4,17 +4,17 @@ mod adopt;
 mod ends;
 mod groups;
 
-use super::plan::{Birth, Plan};
+use super::order::{self, Forker, Step};
+use super::plan::Plan;
 use super::taken::retry;
 use super::terminal;
-use super::{BUILDING_MASK, CLONE_FILES, CLONE_FS, CLONE_PARENT, CLONE_SIGHAND, CLONE_VM};
+use super::{BUILDING_MASK, CLONE_PARENT};
 use crate::error::{Context, KindError};
 use crate::import::{Building, ImportCx, remote};
 use crate::options::Pids;
 use ghost_image::record as rec;
 use ghost_sys::remote::{Batch, Executor, Outcome, Stub};
 use ghost_sys::{Pid, nr, proc};
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -41,15 +41,6 @@ struct Builder<'a, 'b> {
     /// Leaders of sessions that have their controlling terminal.
     in_control: Vec<usize>,
     deadline: Instant,
-    /// First process with each shared object, by sort and id.
-    owners: [HashMap<u32, usize>; 4],
-}
-
-/// Which process forks another.
-#[derive(Clone, Copy)]
-enum Forker {
-    Process(usize),
-    Helper(usize),
 }
 
 /// Makes every process with its pid, parent, session, group and shared objects; zombies end here.
@@ -65,12 +56,7 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
             cx.pids.extend(process.threads.iter().map(|t| (t.tid, t.tid)));
         }
     }
-    let mut owners: [HashMap<u32, usize>; 4] = Default::default();
-    for (i, process) in records.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
-        for (map, (_, id)) in owners.iter_mut().zip(objects(process)) {
-            map.entry(id).or_insert(i);
-        }
-    }
+    let steps = order::of(&plan, records).map_err(|(pid, words)| cannot(pid, words))?;
     // What was ended to make room holds its pid until its parent has waited for it.
     let least_ms = if cx.options.replace { 5_000 } else { 0 };
     let deadline = Instant::now() + Duration::from_millis(cx.options.wait_for_pids_ms.max(least_ms));
@@ -84,20 +70,15 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         helpers: Vec::new(),
         in_control: Vec::new(),
         deadline,
-        owners,
     };
-    builder.root()?;
-    builder.births()?;
+    for step in steps {
+        builder.take(step)?;
+    }
     builder.groups()?;
     builder.in_front()?;
     builder.end_helpers()?;
     builder.end_zombies()?;
     builder.hand_in()
-}
-
-/// What a process may share, with the clone flag of each.
-fn objects(p: &rec::Process) -> [(u64, u32); 4] {
-    [(CLONE_VM, p.mm_id), (CLONE_FILES, p.fd_table_id), (CLONE_FS, p.fs_id), (CLONE_SIGHAND, p.sighand_id)]
 }
 
 impl Builder<'_, '_> {
@@ -106,30 +87,43 @@ impl Builder<'_, '_> {
         if self.cx.options.pids == Pids::New { 0 } else { pid }
     }
 
-    fn root(&mut self) -> Result<(), KindError> {
-        let keep = [self.cx.control_fd];
-        let layout = self.cx.layout;
-        let pid = self.records[0].pid;
-        let Birth::Into(sid @ 1..) = self.plan.births[0] else {
-            let wanted = self.wanted(pid);
-            let stub = retry(pid, self.deadline, || Stub::spawn(wanted, layout, &keep))?;
-            return self.born(0, stub, 0);
-        };
-        if !self.plan.dead_sessions.contains(&sid) {
-            return Err(cannot(pid, format!("its session {sid} is led by one of its own descendants")));
+    fn take(&mut self, step: Step) -> Result<(), KindError> {
+        match step {
+            Step::Root => {
+                let pid = self.records[0].pid;
+                let stub = self.spawn(pid)?;
+                self.born(0, stub, 0)
+            }
+            Step::Lead { parent: None, sid } => {
+                let stub = self.spawn(sid)?;
+                self.lead(stub, None, sid)
+            }
+            Step::Lead { parent: Some(parent), sid } => {
+                let wanted = self.wanted(sid);
+                let from = self.stubs[parent].as_mut().expect("parents are born first");
+                let stub = retry(sid, self.deadline, || from.fork(wanted, 0, SIGCHLD))?;
+                self.lead(stub, Some(parent), sid)
+            }
+            Step::Fork { forker, child, flags } => self.fork(forker, child, flags),
+            Step::Together { parent, children } => self.fork_together(parent, &children),
+            Step::Setsid(i) => self.setsid(i),
+            Step::Orphan { parent, member, child } => self.orphan(parent, member, child),
         }
-        let wanted = self.wanted(sid);
-        let stub = retry(sid, self.deadline, || Stub::spawn(wanted, layout, &keep))?;
-        let helper = self.lead(stub, None, sid)?;
-        self.fork(Forker::Helper(helper), 0, CLONE_PARENT)
+    }
+
+    /// Makes a child of ghost.
+    fn spawn(&mut self, pid: Pid) -> Result<Stub, KindError> {
+        let keep = [self.cx.control_fd];
+        let (layout, wanted) = (self.cx.layout, self.wanted(pid));
+        retry(pid, self.deadline, || Stub::spawn(wanted, layout, &keep))
     }
 
     /// Makes a helper the leader of a session.
-    fn lead(&mut self, mut stub: Stub, parent: Option<usize>, sid: Pid) -> Result<usize, KindError> {
+    fn lead(&mut self, mut stub: Stub, parent: Option<usize>, sid: Pid) -> Result<(), KindError> {
         make(&mut stub, sid, "setsid for a session whose leader has died", nr::SETSID, &[])?;
         self.cx.pids.insert(sid, stub.pid);
         self.helpers.push(Helper { stub, parent, sid });
-        Ok(self.helpers.len() - 1)
+        Ok(())
     }
 
     fn born(&mut self, index: usize, stub: Stub, sid: Pid) -> Result<(), KindError> {
@@ -159,138 +153,36 @@ impl Builder<'_, '_> {
         self.born(index, stub, sid)
     }
 
-    /// Forks all descendants of the root, each into its session.
-    fn births(&mut self) -> Result<(), KindError> {
-        let mut ready = vec![0];
-        let mut deferred = Vec::new();
-        while let Some(i) = ready.pop() {
-            self.settle(i, &mut ready, &mut deferred)?;
-            while ready.is_empty() && !deferred.is_empty() {
-                let before = deferred.len();
-                let mut still = Vec::new();
-                for child in std::mem::take(&mut deferred) {
-                    if self.adopt(child)? {
-                        ready.push(child);
-                    } else {
-                        still.push(child);
-                    }
-                }
-                if still.len() == before {
-                    let record = &self.records[still[0]];
-                    return Err(cannot(
-                        record.pid,
-                        format!("nobody below its parent can have its session {}", record.sid),
-                    ));
-                }
-                deferred = still;
-            }
-        }
-        Ok(())
-    }
-
-    /// A process that was just born: its early children, its own session, its other children.
-    fn settle(&mut self, i: usize, ready: &mut Vec<usize>, deferred: &mut Vec<usize>) -> Result<(), KindError> {
-        let children = std::mem::take(&mut self.plan.children[i]);
+    /// Makes a process the leader of its session, which may have a terminal.
+    fn setsid(&mut self, i: usize) -> Result<(), KindError> {
         let own = self.records[i].pid;
-        let leads = self.plan.sids[i] == own;
-        let mut late = Vec::new();
-        for &child in &children {
-            let early = leads && self.plan.births[child] == Birth::Into(self.sids[i]);
-            if early && self.fork_child(i, child)? {
-                ready.push(child);
-            } else {
-                late.push(child);
-            }
+        let stub = self.stubs[i].as_mut().expect("it was just born");
+        make(stub, own, "setsid", nr::SETSID, &[])?;
+        self.sids[i] = own;
+        if terminal::wanted(&self.records[i]) {
+            let tty = terminal::of(self.cx, &self.records[i])?;
+            let note = terminal::control(stub, (self.cx.control.as_fd(), self.cx.control_fd), tty, own)?;
+            self.in_control.extend(note.is_none().then_some(i));
+            self.cx.notes.extend(note);
         }
-        if leads {
-            let stub = self.stubs[i].as_mut().expect("it was just born");
-            make(stub, own, "setsid", nr::SETSID, &[])?;
-            self.sids[i] = own;
-            if terminal::wanted(&self.records[i]) {
-                let tty = terminal::of(self.cx, &self.records[i])?;
-                let note = terminal::control(stub, (self.cx.control.as_fd(), self.cx.control_fd), tty, own)?;
-                self.in_control.extend(note.is_none().then_some(i));
-                self.cx.notes.extend(note);
-            }
-        }
-        let here = |builder: &Self, child: usize| {
-            matches!(builder.plan.births[child], Birth::Any)
-                || builder.plan.births[child] == Birth::Into(builder.sids[i])
-        };
-        let plain = late.iter().copied().filter(|&c| here(self, c) && self.shares_enough(i, c));
-        let plain: Vec<usize> = plain.collect();
-        if plain.len() > 1 {
-            self.fork_together(i, &plain)?;
-        }
-        for child in late {
-            if self.stubs[child].is_some() || (here(self, child) && self.fork_child(i, child)?) {
-                ready.push(child);
-            } else {
-                deferred.push(child);
-            }
-        }
-        self.plan.children[i] = children;
         Ok(())
     }
 
     /// Forks children of one process in one batch: one round trip each instead of three. Stops at the first that fails.
-    fn fork_together(&mut self, parent: usize, children: &[usize]) -> Result<(), KindError> {
-        let wanted = children.iter().map(|&child| {
+    fn fork_together(&mut self, parent: usize, children: &[(usize, u64)]) -> Result<(), KindError> {
+        let wanted = children.iter().map(|&(child, flags)| {
             let record = &self.records[child];
-            (self.wanted(record.pid), self.shared_flags(parent, child), record.exit_signal)
+            (self.wanted(record.pid), flags, record.exit_signal)
         });
         let wanted: Vec<(Pid, u64, u32)> = wanted.collect();
         let sid = self.sids[parent];
         let old = self.records[parent].pid;
         let from = self.stubs[parent].as_mut().expect("parents are born first");
         let stubs = from.fork_many(&wanted).map_err(|e| remote(old, e))?;
-        for (stub, &child) in stubs.into_iter().zip(children) {
+        for (stub, &(child, _)) in stubs.into_iter().zip(children) {
             self.born(child, stub, sid)?;
         }
         Ok(())
-    }
-
-    /// Whether `by` has all the objects that the process must share with an earlier one.
-    fn shares_enough(&self, by: usize, index: usize) -> bool {
-        objects(&self.records[index]).iter().zip(objects(&self.records[by])).zip(&self.owners).all(
-            |((&(_, own), (_, theirs)), owners)| {
-                own == 0 || own == theirs || owners.get(&own).is_none_or(|&first| first == index)
-            },
-        )
-    }
-
-    fn shared_flags(&self, by: usize, index: usize) -> u64 {
-        let pairs = objects(&self.records[index]).into_iter().zip(objects(&self.records[by]));
-        pairs.filter(|((_, own), (_, theirs))| *own != 0 && own == theirs).map(|((flag, _), _)| flag).sum()
-    }
-
-    /// Forks a child by its parent, or by a sibling that has what it must share. False: not now.
-    fn fork_child(&mut self, parent: usize, child: usize) -> Result<bool, KindError> {
-        if self.shares_enough(parent, child) {
-            self.fork(Forker::Process(parent), child, self.shared_flags(parent, child))?;
-            return Ok(true);
-        }
-        let sid = self.sids[parent];
-        self.fork_by_sibling(parent, child, sid)
-    }
-
-    fn fork_by_sibling(&mut self, parent: usize, child: usize, sid: Pid) -> Result<bool, KindError> {
-        let siblings = &self.plan.children[parent];
-        let siblings: Box<dyn Iterator<Item = usize>> = if siblings.is_empty() {
-            // Taken out while its children are being born.
-            Box::new((0..child).filter(|&s| self.plan.parents[s] == Some(parent)))
-        } else {
-            Box::new(siblings.iter().copied())
-        };
-        let mut fit = siblings.filter(|&s| {
-            self.stubs[s].is_some()
-                && self.sids[s] == sid
-                && self.records[s].exit_signal == self.records[child].exit_signal
-        });
-        let Some(sibling) = fit.find(|&s| self.shares_enough(s, child)) else { return Ok(false) };
-        drop(fit);
-        self.fork(Forker::Process(sibling), child, CLONE_PARENT | self.shared_flags(sibling, child))?;
-        Ok(true)
     }
 
     fn hand_in(self) -> Result<(), KindError> {

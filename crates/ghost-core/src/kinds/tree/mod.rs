@@ -9,9 +9,11 @@
 //! members come back in the session and group of the restorer, which is what a program started there would have.
 //!
 //! Lost: the "core was dumped" flag of a zombie's wait status (noted). Refused: a traced process inside the tree, `vfork(2)`
-//! in progress, a zombie root, sharing that no parent-child or sibling relation can make again.
+//! in progress, a zombie root, sharing that no parent-child or sibling relation can make again, a process in a session that
+//! no order of births puts it into (session).
 
 mod build;
+mod order;
 mod plan;
 pub(crate) mod taken;
 pub(crate) mod terminal;
@@ -39,6 +41,7 @@ const CLONE_PARENT: u64 = 0x8000;
 /// Names what of the tree's shape cannot travel.
 pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
     let own = std::process::id() as Pid;
+    let mut shared_afar = false;
     for (index, process) in view.processes.iter().enumerate() {
         for thread in &process.threads {
             let tracer = thread.status.tracer_pid;
@@ -62,6 +65,7 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
             block("zombie", "it has ended and only waits for its parent".into(), "name a process that runs");
         }
         if shared_flags(view, index).is_some_and(|(flags, _)| flags != 0) && forkers(view, index).is_empty() {
+            shared_afar = true;
             block(
                 "clone sharing",
                 "it shares memory, descriptors, cwd or signal actions with a process that is neither its parent nor a sibling".into(),
@@ -74,6 +78,21 @@ pub fn check(view: &TreeView, out: &mut Vec<Blocker>) {
         if let Some(thread) = process.threads.iter().find(held) {
             out.push(vfork_blocker(process.pid, process.comm(), thread.tid));
         }
+    }
+    let impossible = || {
+        let shape = shape(view);
+        order::of(&plan::Plan::new(&shape).ok()?, &shape).err()
+    };
+    if !shared_afar && let Some((pid, why)) = impossible() {
+        out.push(Blocker {
+            pid,
+            comm: view.processes.iter().find(|p| p.pid == pid).map(ProcessView::comm).unwrap_or_default(),
+            kind: "session",
+            subject: "the process".into(),
+            why,
+            advice: "end it or the leader of that session first".into(),
+            passes: false,
+        });
     }
 }
 
@@ -162,35 +181,13 @@ fn object_ids(view: &TreeView, shares: impl Fn(&ProcessView) -> Option<usize>) -
 /// Makes one [`rec::Process`] for every process, parents before children; the other kinds fill them.
 pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     let view = cx.view;
-    let [mm, files, fs, sighand] = [
-        object_ids(view, |p| p.shares_mm),
-        object_ids(view, |p| p.shares_files),
-        object_ids(view, |p| p.shares_fs),
-        object_ids(view, |p| p.shares_sighand),
-    ];
-    let inside: HashSet<Pid> = view.processes.iter().map(|p| p.pid).collect();
-    for (index, process) in view.processes.iter().enumerate() {
+    for (mut record, process) in shape(view).into_iter().zip(&view.processes) {
         let stat = &process.stat;
-        let mut record = rec::Process {
-            pid: process.pid,
-            ppid: if index == 0 { 0 } else { stat.ppid },
-            pgid: stat.pgid,
-            sid: stat.sid,
-            sid_outside: is_outside(stat.sid, &inside),
-            pgid_outside: is_outside(stat.pgid, &inside),
-            exit_signal: stat.exit_signal.max(0) as u32,
-            start_time_ns: stat.starttime.saturating_mul(10_000_000),
-            ..rec::Process::default()
-        };
+        record.start_time_ns = stat.starttime.saturating_mul(10_000_000);
         if process.is_zombie() {
-            record.zombie = Some(rec::Zombie { status: stat.exit_code as u32 });
             let thread = rec::Thread { tid: process.pid, ..rec::Thread::default() };
-            record.threads = vec![crate::kinds::thread::name::named(thread, &process.stat.comm)];
+            record.threads = vec![crate::kinds::thread::name::named(thread, &stat.comm)];
         } else {
-            record.mm_id = mm[index];
-            record.fd_table_id = files[index];
-            record.fs_id = fs[index];
-            record.sighand_id = sighand[index];
             terminal::export(process, &mut record);
             if process.status.is_dead() {
                 record.leader_dead = true;
@@ -200,6 +197,36 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         cx.model.processes.push(record);
     }
     Ok(())
+}
+
+/// Who is whose child, in which session and group, and what they share.
+fn shape(view: &TreeView) -> Vec<rec::Process> {
+    let [mm, files, fs, sighand] = [
+        object_ids(view, |p| p.shares_mm),
+        object_ids(view, |p| p.shares_files),
+        object_ids(view, |p| p.shares_fs),
+        object_ids(view, |p| p.shares_sighand),
+    ];
+    let inside: HashSet<Pid> = view.processes.iter().map(|p| p.pid).collect();
+    let one = |(index, process): (usize, &ProcessView)| {
+        let stat = &process.stat;
+        rec::Process {
+            pid: process.pid,
+            ppid: if index == 0 { 0 } else { stat.ppid },
+            pgid: stat.pgid,
+            sid: stat.sid,
+            sid_outside: is_outside(stat.sid, &inside),
+            pgid_outside: is_outside(stat.pgid, &inside),
+            exit_signal: stat.exit_signal.max(0) as u32,
+            zombie: process.is_zombie().then_some(rec::Zombie { status: stat.exit_code as u32 }),
+            mm_id: mm[index],
+            fd_table_id: files[index],
+            fs_id: fs[index],
+            sighand_id: sighand[index],
+            ..rec::Process::default()
+        }
+    };
+    view.processes.iter().enumerate().map(one).collect()
 }
 
 /// Whether the process that gave this session or group its number lives, but not in the tree.

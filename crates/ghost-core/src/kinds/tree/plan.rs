@@ -61,48 +61,72 @@ impl Plan {
         }
         let sids: Vec<Pid> = processes.iter().map(|p| if p.sid_outside { 0 } else { p.sid }).collect();
         let pgids: Vec<Pid> = processes.iter().map(|p| if p.pgid_outside { 0 } else { p.pgid }).collect();
+        let mut members: HashMap<Pid, Vec<usize>> = HashMap::new();
+        for (i, &sid) in sids.iter().enumerate() {
+            members.entry(sid).or_default().push(i);
+        }
+        let group_founders = pgids.iter().copied().filter(|g| index.contains_key(g)).collect();
+        let births = vec![Birth::Any; processes.len()];
+        let (dead_sessions, dead_groups) = (Vec::new(), Vec::new());
+        let mut plan = Self { parents, children, sids, pgids, births, dead_sessions, dead_groups, group_founders };
         // Children come later in the list, so what they need is known first when going backwards.
-        let mut births = vec![Birth::Any; processes.len()];
         for i in (0..processes.len()).rev() {
-            births[i] = if sids[i] == processes[i].pid {
-                let early = children[i].iter().find_map(|&c| match births[c] {
-                    Birth::Into(sid) if sid != sids[i] && could_inherit(i, sid, &parents, &sids) => Some(sid),
+            let own = plan.sids[i];
+            plan.births[i] = if own == processes[i].pid {
+                let early = plan.children[i].iter().find_map(|&c| match plan.births[c] {
+                    Birth::Into(sid) if sid != own && plan.could_inherit(i, sid, &index, &members) => Some(sid),
                     _ => None,
                 });
                 early.map_or(Birth::Any, Birth::Into)
             } else {
-                Birth::Into(sids[i])
+                Birth::Into(own)
             };
         }
-        let mut dead_sessions = Vec::new();
-        let mut dead_groups = Vec::new();
         let mut seen = HashSet::new();
-        for &sid in &sids {
+        for &sid in &plan.sids {
             if sid != 0 && !index.contains_key(&sid) && seen.insert(sid) {
-                dead_sessions.push(sid);
+                plan.dead_sessions.push(sid);
             }
         }
-        for (&pgid, &sid) in pgids.iter().zip(&sids) {
+        for (&pgid, &sid) in plan.pgids.iter().zip(&plan.sids) {
             if pgid != 0 && !index.contains_key(&pgid) && seen.insert(pgid) {
-                dead_groups.push((pgid, sid));
+                plan.dead_groups.push((pgid, sid));
             }
         }
-        let group_founders = pgids.iter().copied().filter(|g| index.contains_key(g)).collect();
-        Ok(Self { parents, children, sids, pgids, births, dead_sessions, dead_groups, group_founders })
+        Ok(plan)
     }
-}
 
-/// Whether the process at `i` can have had this session before it led its own: an ancestor has it, or had it at birth.
-fn could_inherit(i: usize, sid: Pid, parents: &[Option<usize>], sids: &[Pid]) -> bool {
-    let mut at = parents[i];
-    while let Some(p) = at {
-        if sids[p] == sid {
-            return true;
+    /// Whether the process at `i` is `ancestor`, or below it.
+    pub fn is_below(&self, i: usize, ancestor: usize) -> bool {
+        let mut at = Some(i);
+        // Parents come before their children.
+        while let Some(a) = at.filter(|a| *a > ancestor) {
+            at = self.parents[a];
         }
-        at = parents[p];
+        at == Some(ancestor)
     }
-    // Above the root is the restorer's session.
-    sid == 0
+
+    /// Whether the process at `i` can have had this session before it led its own: an ancestor has it, or had it at birth; or
+    /// all of the session is elsewhere, and whoever forked `i` has died.
+    fn could_inherit(
+        &self,
+        i: usize,
+        sid: Pid,
+        index: &HashMap<Pid, usize>,
+        members: &HashMap<Pid, Vec<usize>>,
+    ) -> bool {
+        let mut at = self.parents[i];
+        while let Some(p) = at {
+            if self.sids[p] == sid {
+                return true;
+            }
+            at = self.parents[p];
+        }
+        // Above the root is the restorer's session.
+        let led_below = || index.get(&sid).is_some_and(|&leader| self.is_below(leader, i));
+        let elsewhere = || members.get(&sid).is_some_and(|m| m.iter().any(|&m| !self.is_below(m, i)));
+        sid == 0 || (i != 0 && !led_below() && elsewhere())
+    }
 }
 
 #[cfg(test)]

@@ -58,6 +58,9 @@ pub(crate) fn pty() -> Result<(i32, i32), crate::kit::Errno> {
 }
 
 pub(super) const VICTIMS: &[Victim] = &[
+    row!("session-led-elsewhere", [Flag::Refuse("session")], |s| {
+        session_led_elsewhere(s);
+    }),
     // ---- namespaces -----------------------------------------------------------------------------------------
     row!("mount-namespace", [NAMESPACE], |s| {
         apart(s, "mnt", libc::CLONE_NEWNS, || Ok(String::new()))?;
@@ -277,3 +280,48 @@ pub(super) const VICTIMS: &[Victim] = &[
         fd::write_full(m, b"\x11")?;
     }),
 ];
+
+/// A parent that got a child of a session as a subreaper, and let the leader of that session go as it was none any more.
+fn session_led_elsewhere(s: &mut Ctx) {
+    use crate::{call, must, proc};
+    must!(prctl(libc::PR_SET_CHILD_SUBREAPER, 1));
+    let parent = s.spawn(|p| {
+        must!(prctl(libc::PR_SET_CHILD_SUBREAPER, 1));
+        let between = must!(fork());
+        if between == 0 {
+            if must!(fork()) == 0 {
+                p.be_child(|leader| {
+                    must!(setsid());
+                    let between = must!(fork());
+                    if between == 0 {
+                        if must!(fork()) == 0 {
+                            leader.be_child(|member| {
+                                member.wait();
+                                let (own, parents) = (call!(getsid(0)), call!(getsid(call!(getppid()))));
+                                member.check("its session is not its parent's", own != parents);
+                            });
+                        }
+                        call!(_exit(0));
+                    }
+                    must!(waitpid(between, std::ptr::null_mut(), 0));
+                    leader.wait();
+                    leader.eq("it leads its session", call!(getpid()), call!(getsid(0)));
+                });
+            }
+            loop {
+                call!(pause());
+            }
+        }
+        p.until("the member is ours", || proc::children().len() == 2);
+        let member = *proc::children().iter().find(|c| **c != between).expect("there are two");
+        must!(prctl(libc::PR_SET_CHILD_SUBREAPER, 0));
+        must!(kill(between, libc::SIGKILL));
+        must!(waitpid(between, std::ptr::null_mut(), 0));
+        p.adopt(member);
+        p.wait();
+    });
+    s.until("the leader is ours", || proc::children().len() == 2);
+    let leader = *proc::children().iter().find(|c| **c != parent).expect("there are two");
+    s.adopt(leader);
+    s.wait();
+}

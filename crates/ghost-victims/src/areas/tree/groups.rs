@@ -106,6 +106,44 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.need("its session's leader is dead", call!(getsid(member)) == leader);
         v.wait();
     }),
+    victim("session-from-a-brother", |v| {
+        // As a daemon does it: it forked its child in the session of the leader, then led its own; who forked it has died. Its parent
+        // was never in that session, and neither is anybody above it: the leader is its brother now.
+        must!(prctl(libc::PR_SET_CHILD_SUBREAPER, 1));
+        let root = call!(getpid());
+        let leader = v.spawn(|leader| {
+            must!(setsid());
+            let between = must!(fork());
+            if between == 0 {
+                if must!(fork()) == 0 {
+                    leader.be_child(|daemon| {
+                        daemon.until("the root is the parent", || call!(getppid()) == root);
+                        daemon.spawn(|child| {
+                            child.wait();
+                            child.check(
+                                "its session is not its parent's",
+                                call!(getsid(0)) != call!(getsid(call!(getppid()))),
+                            );
+                            child.check("its session is not its own", call!(getsid(0)) != call!(getpid()));
+                        });
+                        must!(setsid());
+                        daemon.wait();
+                        daemon.eq("it leads its session", call!(getpid()), call!(getsid(0)));
+                        let child = proc::children()[0];
+                        daemon.check("its child's is another", call!(getsid(child)) != call!(getpid()));
+                    });
+                }
+                call!(_exit(0));
+            }
+            must!(waitpid(between, std::ptr::null_mut(), 0));
+            leader.wait();
+            leader.eq("it leads its session", call!(getpid()), call!(getsid(0)));
+        });
+        v.until("the daemon is ours", || proc::children().len() == 2);
+        let daemon = *proc::children().iter().find(|p| **p != leader).expect("there are two");
+        v.adopt(daemon);
+        v.wait();
+    }),
     victim("kill-group", |v| {
         // A group is what a signal reaches.
         let mut group = 0;
