@@ -38,9 +38,10 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         });
         for (tid, theirs) in tids.iter().zip(theirs) {
             let theirs: Result<_, proc::ProcError> = theirs;
-            let Some(theirs) = theirs.step_on(pid, || format!("tid {tid}"), "reading its cgroups")? else { continue };
             let threads = &mut cx.model.processes[index].threads;
-            if let Some(record) = threads.iter_mut().find(|t| t.tid == *tid) {
+            // One without a record was ending as the tree was frozen, and may be gone by now.
+            let Some(record) = threads.iter_mut().find(|t| t.tid == *tid) else { continue };
+            if let Some(theirs) = theirs.step_on(pid, || format!("tid {tid}"), "reading its cgroups")? {
                 record.cgroups = differing(&theirs, &of_process);
             }
         }
