@@ -40,6 +40,8 @@ pub struct Shared {
     pub(crate) glass: crate::kinds::fd::pipe::Glass,
     /// Records of file mappings and executables, by inode and access.
     pub(crate) opened: HashMap<(u64, u64, u32), u32>,
+    /// Processes that are gone and still have pidfds, by the inode of those, each with a number of its own.
+    pub(crate) dead_pids: HashMap<u64, i32>,
 }
 
 impl Shared {

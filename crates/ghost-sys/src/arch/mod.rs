@@ -4,7 +4,7 @@
 //!   `RECORD_STORE`, `RECORD_END`, `RECORD_RESULTS`, `BLOCK_LEN`, `BLOCK_ARMED`;
 //! - registers: `is_native`, `instruction_pointer`, `set_instruction_pointer`, `return_value`, `call_registers`, `exec_registers`,
 //!   `set_scratch`, `slot_result`, `is_after_trap`;
-//! - facts: `ELF_MACHINE`, `find_syscall`.
+//! - facts: `ELF_MACHINE`, `BREAKPOINT`, `find_syscall`.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

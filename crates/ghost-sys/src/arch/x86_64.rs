@@ -212,6 +212,8 @@ pub const RECORD_STORE: i64 = -1;
 pub const RECORD_END: i64 = -2;
 /// In the place of a call number: results go to the address in argument 0 from here on.
 pub const RECORD_RESULTS: i64 = -3;
+/// The instruction by which a breakpoint traps, `int3`.
+pub const BREAKPOINT: u8 = 0xcc;
 /// The machine that ELF files name (EM_X86_64).
 pub const ELF_MACHINE: u16 = 62;
 /// `restart_syscall(2)`.

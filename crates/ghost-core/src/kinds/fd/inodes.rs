@@ -1,10 +1,12 @@
-//! The pipes and sockets of a tree by inode: who of the tree has which end.
+//! The pipes, sockets and shared memory of a tree by inode: who of the tree has which end.
 //!
 //! Asked for every descriptor; to look through all of them each time would cost the square of their number.
 
 use crate::view::{FdView, TreeView};
+use ghost_sys::proc::VmFlags;
 use rustix::fs::{FileType, OFlags};
-use std::collections::HashMap;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 
 const ACCESS: u32 = 3;
 
@@ -25,7 +27,14 @@ pub struct Inodes {
     pipes: HashMap<(u64, u64), Ends>,
     /// The number of a table, and the descriptor by index.
     sockets: HashMap<u64, (usize, usize)>,
+    /// Anonymous shared memory that is open as a file, too: device and inode.
+    memory: HashSet<(u64, u64)>,
+    /// That which is mapped privately; asked for once the mappings are known.
+    private_memory: OnceCell<HashSet<(u64, u64)>>,
 }
+
+/// What procfs calls anonymous shared memory.
+pub const SHARED_MEMORY: &[u8] = b"/dev/zero (deleted)";
 
 impl Inodes {
     /// Sorts the descriptors of a view.
@@ -49,12 +58,25 @@ impl Inodes {
                             ends.packets |= fd.info.flags & OFlags::DIRECT.bits() != 0;
                         }
                     }
+                    FileType::RegularFile if fd.link == SHARED_MEMORY => {
+                        inodes.memory.insert((fd.stat.st_dev, fd.stat.st_ino));
+                    }
                     FileType::Socket => drop(inodes.sockets.entry(fd.stat.st_ino).or_insert((t, f))),
                     _ => {}
                 }
             }
         }
         inodes
+    }
+
+    /// Whether this anonymous shared memory is open as a file, or mapped privately (`/proc/PID/map_files` leads to it).
+    pub fn is_file(&self, view: &TreeView, inode: (u64, u64)) -> bool {
+        let privately = || {
+            let all = view.processes.iter().flat_map(|p| &p.smaps);
+            let private = all.filter(|m| m.mapping.name == SHARED_MEMORY && !m.flags.contains(VmFlags::MAY_SHARE));
+            private.map(|m| (m.mapping.dev, m.mapping.inode)).collect()
+        };
+        self.memory.contains(&inode) || self.private_memory.get_or_init(privately).contains(&inode)
     }
 
     /// The ends of this pipe that the tree has.

@@ -174,8 +174,9 @@ pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     crate::kinds::thread::apart::import(cx)?;
     let mut pipes = pipe::Pipes::import(cx)?;
     let mut sockets = socket::Sockets::import(cx)?;
+    let mut dead = pidfd::Dead::default();
     for file in &model.files {
-        let fd = import_object(cx, &mut pipes, &mut sockets, file).map_err(|e| {
+        let fd = import_object(cx, &mut pipes, &mut sockets, &mut dead, file).map_err(|e| {
             if e.subject.is_empty() {
                 e.on(holder(model, file.id).map_or(0, |h| h.0), describe(model, file))
             } else {
@@ -193,6 +194,7 @@ fn import_object(
     cx: &mut ImportCx<'_>,
     pipes: &mut pipe::Pipes,
     sockets: &mut socket::Sockets,
+    dead: &mut pidfd::Dead,
     file: &rec::File,
 ) -> Result<OwnedFd, KindError> {
     match &file.object {
@@ -207,7 +209,7 @@ fn import_object(
         Some(Object::Signalfd(s)) => signalfd::import(file, s),
         Some(Object::Epoll(e)) => epoll::import(file, e),
         Some(Object::Inotify(_)) => inotify::import(),
-        Some(Object::Pidfd(p)) => pidfd::import(cx, file, p),
+        Some(Object::Pidfd(p)) => pidfd::import(cx, dead, file, p),
         Some(Object::ProcFile(p)) => procfile::import(cx, file, p),
         Some(Object::Ns(n)) => ns::import(file, n),
         Some(Object::Socket(_)) => sockets.take(file),

@@ -16,6 +16,7 @@ pub mod outside;
 pub mod pages;
 pub mod pages_out;
 pub mod policy;
+mod probes;
 pub mod secret;
 pub mod sysv;
 pub mod together;

@@ -44,6 +44,10 @@ impl Runs {
     pub fn pages_within(&self, start: u64, end: u64) -> u64 {
         within(&self.data, start, end).map(|(s, e)| (e - s) / PAGE).sum()
     }
+    /// The pages of the range that are to be copied: (start, end).
+    pub fn data_within(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        within(&self.data, start, end)
+    }
     /// The guard regions of the range: start, end, start, end, ...
     pub fn guards_within(&self, start: u64, end: u64) -> Vec<u64> {
         within(&self.guards, start, end).flat_map(|(s, e)| [s, e]).collect()

@@ -5,11 +5,11 @@
 //! to memory that cannot be written.
 
 use super::pages::Runs;
-use super::{secret, together};
+use super::{probes, secret, together};
 use crate::error::{Blocker, Context, KindError};
 use crate::export::{ExportCx, PageSource};
 use crate::import::ImportCx;
-use crate::kinds::fd;
+use crate::kinds::fd::{self, inodes};
 use crate::view::ProcessView;
 use ghost_image::record as rec;
 use ghost_image::record::vma::Special;
@@ -169,11 +169,18 @@ pub fn export(cx: &mut ExportCx<'_>, index: usize, smap: &Smap, runs: &Runs) -> 
         ..rec::Vma::default()
     };
     match back {
-        Backing::File => vma.file_id = fd::export_mapping(cx, index, smap)?,
+        Backing::File => {
+            probes::check(&cx.view.processes[index], smap, runs.data_within(m.start, m.end))?;
+            vma.file_id = fd::export_mapping(cx, index, smap)?;
+        }
         Backing::Secret => {
             vma.file_id = secret::export_mapping(cx, index, smap)?;
             // It always is, by itself, and can't be by mlock(2).
             (vma.locked, vma.lock_onfault) = (false, false);
+        }
+        // A file without a name: its descriptors and private mappings are of the same inode.
+        Backing::SharedAnonymous if inodes::inodes(cx.view).is_file(cx.view, (m.dev, m.inode)) => {
+            vma.file_id = fd::export_mapping(cx, index, smap)?;
         }
         Backing::SharedAnonymous => vma.shmem_id = export_shmem(cx, index, smap)?,
         Backing::SysvShm => vma.sysv_id = super::sysv::export(cx, index, smap)?,

@@ -215,6 +215,30 @@ pub(super) const VICTIMS: &[Victim] = &[
         truth("poll", fd::poll_now(f, libc::POLLIN)? & libc::POLLIN != 0)?;
         same("pid in fdinfo", "-1", &fd::info(f, "Pid")?)?;
     }),
+    row!("pidfd-reaped-in-two", |s| {
+        // Two pidfds of one process that is gone, in two processes, and one of another: the inode tells.
+        let Some(pid) = task::fork()? else { task::exit(9) };
+        let Some(other) = task::fork()? else { task::exit(9) };
+        let (f, g) = (task::pidfd(pid, 0)?, task::pidfd(other, 0)?);
+        let to_child = fd::pipe(0)?;
+        s.spawn(|c| {
+            run(c, |c| {
+                let mine = task::pidfd(pid, 0)?;
+                fd::close(f)?;
+                c.wait();
+                fd::write_full(to_child.1, &fd::stat(mine)?.st_ino.to_ne_bytes())?;
+                Ok(())
+            });
+        });
+        task::wait(pid, 0)?;
+        task::wait(other, 0)?;
+        s.wait();
+        let theirs = fd::read_full(to_child.0, 8)?;
+        same("inode", fd::stat(f)?.st_ino.to_ne_bytes().to_vec(), theirs.clone())?;
+        truth("another inode", fd::stat(g)?.st_ino.to_ne_bytes().to_vec() != theirs)?;
+        fails("a signal", libc::ESRCH, task::pidfd_kill(f, 0))?;
+        s.join();
+    }),
     row!("pidfd-own", |s| {
         let f = task::pidfd(task::pid(), 0)?;
         task::block(&[libc::SIGUSR1])?;

@@ -167,6 +167,32 @@ pub(super) const VICTIMS: &[Victim] = &[
         must!(close(fd));
         shared_in_tree(v, m);
     }),
+    victim("shared-mapped-as-a-file", |v| {
+        // /proc/self/map_files leads to anonymous shared memory as to a file: open, mapped privately, and mapped shared once more.
+        let m = Map::new(4 * PAGE, RW, SHARED | libc::MAP_ANONYMOUS, -1, 0);
+        let at = format!("/proc/self/map_files/{:x}-{:x}", m.at, m.end());
+        let at = std::ffi::CString::new(at).expect("no NUL in it");
+        let fd = call!(open(at.as_ptr(), libc::O_RDWR));
+        if fd < 0 {
+            v.skip("/proc/self/map_files takes CAP_CHECKPOINT_RESTORE");
+        }
+        for (n, byte) in [1, 2, 3].into_iter().enumerate() {
+            m.pages(n, 1).bytes_mut()[0] = byte;
+        }
+        let private = Map::new(4 * PAGE, RW, PRIVATE, fd, 0);
+        let again = Map::new(2 * PAGE, RW, SHARED, fd, 2 * PAGE as i64);
+        private.pages(1, 1).bytes_mut()[0] = 22;
+        v.wait();
+        v.eq("an unchanged private page", 1, private.pages(0, 1).bytes()[0]);
+        v.eq("a changed private page", 22, private.pages(1, 1).bytes()[0]);
+        v.eq("what is below it", 2, m.pages(1, 1).bytes()[0]);
+        m.pages(3, 1).bytes_mut()[0] = 44;
+        v.eq("written by one mapping, read by the other", 44, again.pages(1, 1).bytes()[0]);
+        v.eq("read by the private one", 44, private.pages(3, 1).bytes()[0]);
+        let mut byte = 0_u8;
+        must!(pread(fd, (&raw mut byte).cast(), 1, 3 * PAGE as i64));
+        v.eq("read by the descriptor", 44, byte);
+    }),
     victim("private-dev-zero", |v| {
         let fd = must!(open(c"/dev/zero".as_ptr(), libc::O_RDWR));
         let m = Map::new(8 * PAGE, RW, PRIVATE, fd, 0);

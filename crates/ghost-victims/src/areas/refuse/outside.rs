@@ -13,6 +13,30 @@ fn memfd() -> Res<i32> {
 }
 
 pub(super) const VICTIMS: &[Victim] = &[
+    row!("uprobe", [Flag::Refuse("uprobes"), Flag::Asked], |s| {
+        // Somebody outside counts the calls of a routine, which nobody has called yet: only the page of code is another.
+        let at = probed as *const () as usize;
+        let offset =
+            crate::proc::smaps().iter().find(|v| v.start <= at && at < v.end).map(|v| (at - v.start) as u64 + v.offset);
+        let of_probes = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type").unwrap_or_default();
+        let (Some(offset), Ok(kind)) = (offset, of_probes.trim().parse::<u64>()) else { s.skip("no uprobes") };
+        let exe = c"/proc/self/exe".as_ptr() as u64;
+        let victim = i64::from(task::pid());
+        let set = outsider(s, || {
+            // struct perf_event_attr: type, size 128; uprobe_path in the place of config1, its offset in that of config2
+            let mut attr = [0u64; 16];
+            attr[0] = kind | 128 << 32;
+            (attr[7], attr[8]) = (exe, offset);
+            Ok(fd::raw_ref("perf_event_open", libc::SYS_perf_event_open, [0, victim, -1, -1, 0, 0], 0, &mut attr)
+                .map(drop)?)
+        });
+        let now = byte_of_code(at);
+        if set.is_err() || now != 0xcc {
+            s.skip("may not set probes");
+        }
+        s.wait();
+        same("what the routine gives", 4711, std::hint::black_box(probed as extern "C" fn() -> i32)())?;
+    }),
     // The refusal must name who holds the other end.
     row!("pipe-from-outside", [Flag::Refuse(NAME)], |s| {
         let (r, w) = fd::pipe(0)?;
@@ -283,3 +307,14 @@ pub(super) const VICTIMS: &[Victim] = &[
         truth("the thread has what the child has opened", opened >= 0)?;
     }),
 ];
+
+#[inline(never)]
+extern "C" fn probed() -> i32 {
+    std::hint::black_box(4711)
+}
+
+/// A byte of the program's own code.
+fn byte_of_code(at: usize) -> u8 {
+    // SAFETY: code is readable.
+    unsafe { std::ptr::read_volatile(at as *const u8) }
+}
