@@ -49,6 +49,14 @@ fn tcp_info(fd: BorrowedFd<'_>) -> Option<(u8, u32, u32)> {
     Some((*info.first()?, word(24)?, word(28)?))
 }
 
+/// Whether a closed socket was connected once, and not by a call that was told of its failure: such a one reads as ended,
+/// and a fresh one does not. By the segments that it has sent and received (Linux 4.2).
+fn was_connected(fd: BorrowedFd<'_>) -> bool {
+    const SEGMENTS: std::ops::Range<usize> = 136..144;
+    let info = sockopt::get(fd, IPPROTO_TCP, TCP_INFO, SEGMENTS.end).unwrap_or_default();
+    info.get(SEGMENTS).is_some_and(|n| n.iter().any(|b| *b != 0))
+}
+
 /// Whether it is a connection to somebody.
 pub fn is_connection(fd: &FdView) -> bool {
     fd.socket.as_ref().is_some_and(|s| matches!(s.sort, (2 | 10, 1, _)))
@@ -75,7 +83,7 @@ pub fn check_tcp(fd: &FdView) -> Option<Refusal> {
             "the program has accepted them",
         )),
         LISTEN => None,
-        CLOSE if !super::poll(fd.ours.as_fd()).contains(PollFlags::ERR) => None,
+        CLOSE if !super::poll(fd.ours.as_fd()).contains(PollFlags::ERR) && !was_connected(fd.ours.as_fd()) => None,
         _ => {
             let here = address(sock::name(fd.ours.as_fd()).ok());
             let there = address(sock::peer_name(fd.ours.as_fd()).ok());

@@ -48,6 +48,37 @@ pub(super) const VICTIMS: &[Victim] = &[
         sock::listen(l, 1)?;
         sock::connect(f, &addr)?;
     }),
+    row!("tcp-ended", [Flag::Refuse("tcp")], |s| {
+        // Both sides have said that they send no more; the sockets are closed for the kernel, and read as ended.
+        let l = socket(s, V4, libc::SOCK_STREAM, 0);
+        sock::bind(l, &sock::v4(LOOP, 0))?;
+        sock::listen(l, 1)?;
+        let c = socket(s, V4, libc::SOCK_STREAM, 0);
+        sock::connect(c, &sock::local(l)?)?;
+        let a = sock::accept(l, 0)?;
+        fd::close(l)?;
+        for f in [c, a] {
+            crate::call!(shutdown(f, libc::SHUT_WR));
+        }
+        for f in [c, a] {
+            truth("ended", fd::poll_ms(f, libc::POLLIN, 5000)? & libc::POLLHUP != 0)?;
+        }
+        s.wait();
+        for f in [c, a] {
+            same("end", 0, fd::read(f, 1)?.len())?;
+        }
+    }),
+    row!("unix-behind-error", [Flag::Refuse("unix")], |s| {
+        // A peer that closed with something unread: of packets, the kernel tells the reset before those that were left.
+        let (a, b) = sock::pair(libc::SOCK_SEQPACKET)?;
+        fd::write_full(a, b"never read")?;
+        fd::write_full(b, b"left")?;
+        fd::close(b)?;
+        s.wait();
+        crate::kit::fails("reading", libc::ECONNRESET, fd::read(a, 10))?;
+        same_bytes("what was left", b"left", &fd::read(a, 10)?)?;
+        same("end", 0, fd::read(a, 10)?.len())?;
+    }),
     row!("tcp-under-repair", [Flag::Refuse("tcp")], |s| {
         const TCP_REPAIR: i32 = 19;
         let f = socket(s, V4, libc::SOCK_STREAM, 0);

@@ -122,6 +122,29 @@ pub(super) const VICTIMS: &[Victim] = &[
         fd::raw("epoll_ctl", libc::SYS_epoll_ctl, args)?;
         same("ready once the other is taken out", Vec::new(), ready()?)?;
     }),
+    row!("rights-circle-named", [Flag::NoDup("two copies cannot both have the name")], |s| {
+        // Datagram sockets with names, all in the queues of all: the kernel keeps such a circle, and its names, for a while after
+        // the program's death.
+        let (a, b) = sock::pair(SOCK_DGRAM | libc::SOCK_NONBLOCK)?;
+        let mut names = Vec::new();
+        for (f, which) in [(a, "a"), (b, "b")] {
+            let name = format!("@circle.{}.{}.{which}", task::pid(), crate::sys::now_ns());
+            sock::bind(f, &sock::unix(&name))?;
+            names.push(sock::local(f)?);
+            for (n, flying) in [a, b].iter().enumerate() {
+                sock::send(f, format!("{which}{n}").as_bytes(), &[*flying], None)?;
+            }
+        }
+        s.wait();
+        for (f, text) in [(a, ["b0", "b1"]), (b, ["a0", "a1"])] {
+            for (n, text) in text.iter().enumerate() {
+                let got = sock::recv(f, 100, 0)?;
+                same("data", text.as_bytes().to_vec(), got.data)?;
+                same("the description itself", true, fd::shared(got.fds[0], [a, b][n])?)?;
+                same("name", names[n].clone(), sock::local(got.fds[0])?)?;
+            }
+        }
+    }),
     row!("credentials-in-flight", |s| {
         let (a, b) = sock::pair(SOCK_DGRAM | libc::SOCK_NONBLOCK)?;
         sock::set(b, SOL_SOCKET, SO_PASSCRED, 1)?;

@@ -15,6 +15,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The most bytes that one message can have: more than any send buffer that we have seen.
 const ROOM: usize = 1 << 26;
 
+/// Why such a socket cannot travel.
+pub(super) const BEHIND_ERROR: &str = "messages lie behind an error that the program has not been told of yet";
+
 /// All messages in a socket, left there.
 pub(super) fn queue(fd: BorrowedFd<'_>) -> Result<Vec<message::Message>, KindError> {
     let state = poll(fd);
@@ -75,8 +78,19 @@ fn split_inner(fd: BorrowedFd<'_>, messages: Vec<message::Message>) -> Result<Ve
     Ok(all)
 }
 
+/// Whether looking at what lies in the socket would take an error that it has to tell: of messages the kernel tells the
+/// error first, of a stream last.
+pub(super) fn is_behind_error(fd: BorrowedFd<'_>) -> bool {
+    poll(fd).contains(PollFlags::ERR | PollFlags::IN)
+        && sort(fd).is_ok_and(|s| s.1 != STREAM)
+        && sockopt::incoming_bytes(fd).is_ok_and(|n| n > 0)
+}
+
 /// The same for a socket that has an error to tell: asking for more than there is would take the error from the program.
 fn queue_before_error(fd: BorrowedFd<'_>) -> Result<Vec<message::Message>, KindError> {
+    if is_behind_error(fd) {
+        return Err(KindError::refusal("looking at what lies in the unix socket", BEHIND_ERROR));
+    }
     let waiting = sockopt::incoming_bytes(fd).step("asking how much lies in the socket")?;
     let mut all = Vec::new();
     for limit in 1.. {

@@ -345,9 +345,10 @@ fn bind(
     }
     let Some(name) = sock::unix_path(&socket.local) else {
         let text = || format!("binding the abstract name {}", String::from_utf8_lossy(&socket.local[3..]));
-        match sock::bind(fd.as_fd(), &socket.local) {
+        let accepted = socket.r#type != DGRAM && socket.state() == SocketState::Connected;
+        match past_circles(|| sock::bind(fd.as_fd(), &socket.local), |r| !accepted && *r == Err(Errno(98))) {
             // An accepted socket shares the name of one that listens, which is elsewhere.
-            Err(Errno(98)) if socket.state() == SocketState::Connected => {
+            Err(Errno(98)) if accepted => {
                 let text = "has no name any more: it was accepted by one that listens outside of the tree";
                 cx.notes.push(note(0, "unix", String::from_utf8_lossy(&socket.local[3..]), text));
                 return Ok(());
@@ -400,6 +401,23 @@ fn bind(
     rustix::fs::chmod(at.as_slice(), rustix::fs::Mode::from_raw_mode(bound.mode & 0o7777)).step(text())
 }
 
+/// Tries for a moment what a name in use stands in the way of.
+///
+/// Sockets that lie in each other's queues outlive their program until the kernel collects them, which it begins to do
+/// when some other unix socket is closed.
+fn past_circles<T>(mut attempt: impl FnMut() -> T, in_the_way: impl Fn(&T) -> bool) -> T {
+    let mut result = attempt();
+    for _ in 0..25 {
+        if !in_the_way(&result) {
+            break;
+        }
+        drop(sock::socket(AF_UNIX as i32, DGRAM as i32, 0));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        result = attempt();
+    }
+    result
+}
+
 /// Removes the file of the old socket; one that somebody answers at is left alone.
 fn remove_stale(at: &[u8]) -> Result<(), KindError> {
     let text = || format!("making room at {}", String::from_utf8_lossy(at));
@@ -410,15 +428,17 @@ fn remove_stale(at: &[u8]) -> Result<(), KindError> {
     // By its inode: the path of a relative name may be longer than an address.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let reach = rustix::fs::open(at, flags, rustix::fs::Mode::empty()).step(text()).map(Reach::File)?;
-    let in_use = [1, 2, 5].iter().any(|&kind| {
-        let probe = sock::socket(AF_UNIX as i32, kind, 0);
-        // A refused connection: nobody has it. The wrong type: somebody has.
-        probe.is_ok_and(|p| {
-            let _ = rustix::fs::fcntl_setfl(&p, OFlags::NONBLOCK);
-            !matches!(sock::connect(p.as_fd(), &address_of(&reach)), Err(Errno(111 | 13)))
+    let in_use = || {
+        [1, 2, 5].iter().any(|&kind| {
+            let probe = sock::socket(AF_UNIX as i32, kind, 0);
+            // A refused connection: nobody has it. The wrong type: somebody has.
+            probe.is_ok_and(|p| {
+                let _ = rustix::fs::fcntl_setfl(&p, OFlags::NONBLOCK);
+                !matches!(sock::connect(p.as_fd(), &address_of(&reach)), Err(Errno(111 | 13)))
+            })
         })
-    });
-    if in_use {
+    };
+    if past_circles(in_use, |used| *used) {
         return Err(KindError::conflict(text(), "another process has this socket now"));
     }
     rustix::fs::unlink(at).step(text())

@@ -106,6 +106,9 @@ pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
     if let Some(refusal) = urgent::check(fd) {
         return Some(refusal);
     }
+    if look::is_behind_error(fd.ours.as_fd()) {
+        return Some(Refusal::passing("unix", look::BEHIND_ERROR, "the program has read"));
+    }
     if let Some(name) = socket.name.as_ref().filter(|n| !n.starts_with(b"/") && !n.starts_with(&[0])) {
         let name = name.split(|b| *b == 0).next().unwrap_or_default();
         let used = socket.is_listening() || socket.peer.is_none() || socket.kind == DGRAM as u8;
@@ -152,7 +155,13 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView, socket: &mut rec::Socket) -> R
     socket.peer_inode = fact.peer.unwrap_or_default().into();
     let pending = facts(view).pending.contains(&fact.inode);
     socket.peer_closed = fact.peer == Some(0) && !pending;
-    socket.error = i32::from(socket.peer_closed && poll(ours).contains(PollFlags::ERR));
+    let error = poll(ours).contains(PollFlags::ERR);
+    socket.error = i32::from(socket.peer_closed && error);
+    if error && !socket.peer_closed {
+        // A datagram socket whose peer has gone over to another, with something of this one's unread.
+        let text = "an error that it had still to tell is lost: its number can only be asked for by taking it";
+        cx.notes.push(crate::kinds::fd::note(0, "unix", crate::kinds::fd::subject(fd), text));
+    }
     let state = if fact.is_listening() {
         socket.backlog = fact.send_queue;
         socket.waiting = fact.waiting.iter().map(|w| u64::from(*w)).collect();
