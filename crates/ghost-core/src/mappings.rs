@@ -1,6 +1,6 @@
-//! The mappings of processes with their flags: by smaps where they are few, by a BPF iterator where they are many.
+//! The mappings of processes with their flags: by smaps where they are few and small, by a BPF iterator where they are many or large.
 //!
-//! `/proc/PID/smaps` takes the kernel 3 µs a mapping, since it walks page tables for sums that nobody here wants; `maps` and the iterator
+//! `/proc/PID/smaps` takes the kernel 3 µs a mapping and 40 ms a GiB, since it walks page tables for sums that nobody here wants; `maps` and the iterator
 //! ([`ghost_sys::bpf::vma`]) take less than 1 µs together and say the same. But the iterator must be made first, which takes as long as smaps of
 //! several hundred mappings. Where it cannot be had, or does not know a flag of a process, that one is read by smaps.
 //!
@@ -16,6 +16,8 @@ use std::sync::OnceLock;
 const MAPPINGS: usize = 800;
 /// Processes whose mappings are read, likewise.
 const PROCESSES: usize = 24;
+/// Memory of one process in KiB, likewise: smaps walks all its page tables, 40 ms a GiB.
+const MEMORY_KB: u64 = 96 << 10;
 
 /// A way to read the mappings of the processes of one tree.
 #[derive(Debug)]
@@ -64,13 +66,13 @@ impl Reader {
         })
     }
 
-    /// The mappings of a process through its thread `live`.
-    pub fn read(&self, live: Pid, dir: &ProcDir) -> proc::ProcResult<Vec<Smap>> {
+    /// The mappings of a process with so much memory, through its thread `live`.
+    pub fn read(&self, live: Pid, dir: &ProcDir, memory_kb: u64) -> proc::ProcResult<Vec<Smap>> {
         if self.wish == Wish::Smaps {
             return proc::read_smaps(dir);
         }
         let maps = self.read_maps(dir)?;
-        if !self.are_many && maps.len() < MAPPINGS {
+        if !self.are_many && maps.len() < MAPPINGS && memory_kb < MEMORY_KB {
             return proc::read_smaps(dir);
         }
         match self.flags.get_or_init(Flags::load).as_ref().map_err(|e| *e).and_then(|flags| flags.add(live, maps)) {

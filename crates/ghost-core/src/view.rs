@@ -177,7 +177,7 @@ impl TreeView {
         let seen = abreast::each(&parts, WORTH, |part| match part {
             Part::Memory(index) => {
                 let process = &processes[*index];
-                let smaps = reader.read(process.live, &process.dir);
+                let smaps = reader.read(process.live, &process.dir, process.status.vm_rss_kb);
                 let smaps = smaps.step_on(process.pid, String::new, "reading its mappings")?;
                 Ok(Seen::Memory(*index, smaps))
             }

@@ -213,4 +213,18 @@ mod tests {
         assert_eq!(told, smaps);
         assert_eq!(changed, None);
     }
+
+    #[test]
+    fn without_rights_it_is_an_error() {
+        let outcome = std::thread::spawn(|| {
+            // Version 3, for the calling thread; no capability in any set.
+            let (head, none) = ([0x2008_0522_u32, 0], [0_u32; 6]);
+            // SAFETY: both are ours and as long as the kernel has them; the raw call changes this thread alone, which ends here.
+            let dropped = unsafe { libc::syscall(libc::SYS_capset, head.as_ptr(), none.as_ptr()) } == 0;
+            (dropped, Flags::load().err())
+        });
+        let (dropped, error) = outcome.join().unwrap();
+        let lax = std::fs::read("/proc/sys/kernel/unprivileged_bpf_disabled").is_ok_and(|text| text == b"0\n");
+        assert!(!dropped || lax || error.is_some());
+    }
 }
