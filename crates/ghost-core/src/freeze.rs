@@ -12,10 +12,13 @@ use crate::abreast;
 use crate::asleep::{self, Asleep, Sampler};
 use crate::detour::Slots;
 use crate::error::{Cause, Context, KindError};
+use crate::inquiry::alike;
+use ghost_sys::bpf::threads::Threads;
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::ptrace::{self, Running, Stop, Stopped, Waited};
 use ghost_sys::{Errno, Pid};
 use std::collections::{BTreeMap, HashSet};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// One frozen thread.
@@ -45,6 +48,8 @@ pub struct FrozenProcess {
 pub struct FrozenTree {
     /// Its processes.
     pub processes: Vec<FrozenProcess>,
+    /// Where one has many threads: a way to tell which of them are alike, if there is one here.
+    pub alike: Option<Threads>,
 }
 
 impl FrozenTree {
@@ -54,8 +59,9 @@ impl FrozenTree {
         let mut queue = std::collections::VecDeque::from([(root, 0)]);
         let mut seen = HashSet::from([root]);
         let mut sampler = Sampler::default();
+        let mut beside = None;
         while let Some((pid, parent)) = queue.pop_front() {
-            let Some(threads) = freeze_process(pid, pid == root, &mut sampler)? else { continue };
+            let Some(threads) = freeze_process(pid, pid == root, &mut sampler, &mut beside)? else { continue };
             for child in children(pid) {
                 if seen.insert(child) {
                     queue.push_back((child, pid));
@@ -63,6 +69,7 @@ impl FrozenTree {
             }
             tree.processes.push(FrozenProcess { pid, parent, threads });
         }
+        tree.alike = beside.and_then(|thread| thread.join().ok()?.ok());
         Ok(tree)
     }
 
@@ -103,7 +110,14 @@ impl FrozenTree {
 }
 
 /// Stops all threads of a process. None: it has ended meanwhile. No threads: a zombie.
-fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Option<Vec<FrozenThread>>, KindError> {
+///
+/// `beside` is a thread that makes what is of use where there are many.
+fn freeze_process(
+    pid: Pid,
+    is_root: bool,
+    sampler: &mut Sampler,
+    beside: &mut Option<JoinHandle<ghost_sys::Result<Threads>>>,
+) -> Result<Option<Vec<FrozenThread>>, KindError> {
     let mut stopped: BTreeMap<Pid, FrozenThread> = BTreeMap::new();
     let mut dead = HashSet::new();
     loop {
@@ -113,6 +127,9 @@ fn freeze_process(pid: Pid, is_root: bool, sampler: &mut Sampler) -> Result<Opti
             Err(_) if !is_root => return Ok(None),
             Err(e) => return Err(KindError::new("looking for its threads", e).on(pid, "")),
         };
+        if tids.len() >= alike::MANY && beside.is_none() {
+            *beside = std::thread::Builder::new().spawn(Threads::load).ok();
+        }
         for tid in tids {
             if stopped.contains_key(&tid) || dead.contains(&tid) {
                 continue;

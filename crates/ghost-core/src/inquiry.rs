@@ -5,10 +5,12 @@
 //! procfs does not show. Of a thread: alternate signal stack (`sigaltstack(2)`), the address that is cleared at its end
 //! (PR_GET_TID_ADDRESS, Linux 3.5 with CONFIG_CHECKPOINT_RESTORE), parent-death signal, securebits, and the x86 and
 //! speculation switches. The questions of the process travel in the batch of its first living thread.
+//! Of very many threads only those are asked that are unlike each other, where that can be told (`inquiry/alike.rs`).
 //!
 //! Registers and signal mask are read *before* the puppet enters: afterwards an interrupted system call has already
 //! been turned into its restart, and what it was can't be told any more; and the restartable sequence that it was in is forgotten.
 
+pub(crate) mod alike;
 mod visits;
 
 use crate::error::Blocker;
@@ -151,6 +153,8 @@ pub struct ThreadAnswers {
 }
 
 /// Where in a batch the answers of a thread will be.
+///
+/// Each must come from a member of the kernel's `task_struct` that [`ghost_sys::bpf::threads`] compares or reads: a new one has to be put there, too.
 struct ThreadQuestions {
     alt_stack: DataRef,
     policy: ask::Policy,

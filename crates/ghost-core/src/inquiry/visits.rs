@@ -1,5 +1,6 @@
 //! The visits in which a tree is asked: preparing on all CPUs, running at the same time, reading in order.
 
+use super::alike::{self, Source};
 use super::{Answers, ProcessAnswers, ProcessQuestions, ThreadAnswers, ThreadQuestions};
 use crate::abreast;
 use crate::error::{Blocker, Cause, Context, KindError};
@@ -8,6 +9,7 @@ use crate::kinds::memory::{ask, ldt, secret};
 use crate::kinds::thread::encode;
 use crate::kinds::{keyring, landlock, semaphore};
 use crate::view::{ProcessView, ThreadView, TreeView};
+use ghost_sys::bpf;
 use ghost_sys::proc::{self, Mapping, Perms, PosixTimer, VmFlags};
 use ghost_sys::ptrace::{self, Stopped};
 use ghost_sys::remote::{Batch, Hints, Outcome, Puppet, RemoteError, Space, Visit, aborts, visit_all};
@@ -64,16 +66,18 @@ impl Answers {
                 .collect();
             let mut outcomes = visit_all(&mut visits).into_iter();
             for (subject, threads, mut asking) in all {
+                let sources = subject.sources(&threads, frozen.alike.as_ref());
                 let outcomes = if subject.is_alone {
                     outcomes.next().into_iter().collect()
                 } else {
                     let batch = |i| if i == 0 { &asking.of_first } else { &asking.of_others };
+                    let asked = sources.iter().zip(&threads).filter(|(source, _)| matches!(source, Source::Asked));
                     let work: Vec<(&Stopped, &Batch)> =
-                        threads.iter().enumerate().map(|(i, (_, stopped))| (*stopped, batch(i))).collect();
+                        asked.enumerate().map(|(i, (_, (_, stopped)))| (*stopped, batch(i))).collect();
                     asking.puppet.run_each(&work)
                 };
                 let answers = &mut answers[subject.index];
-                let has_ldt = subject.read(&threads, &asking, outcomes, answers)?;
+                let has_ldt = subject.read(&threads, &asking, (&sources, outcomes), answers)?;
                 let puppet = &mut asking.puppet;
                 if has_ldt {
                     let table = ldt::read(threads[0].1, puppet);
@@ -169,26 +173,42 @@ impl Subject<'_> {
         Ok(())
     }
 
+    /// Who is asked; the first in any case.
+    fn sources(&self, threads: &Threads<'_>, way: Option<&bpf::threads::Threads>) -> Vec<Source> {
+        let way = way.filter(|_| threads.len() >= alike::MANY);
+        let stopped: Vec<&Stopped> = threads.iter().map(|(_, stopped)| *stopped).collect();
+        let found = way.and_then(|way| alike::sources(way, self.process.pid, &stopped).ok());
+        found.unwrap_or_else(|| vec![Source::Asked; threads.len()])
+    }
+
     /// What the threads have answered; whether the process has a local descriptor table.
     fn read(
         &self,
         threads: &[(usize, &Stopped)],
         asking: &Asking,
-        outcomes: Vec<Result<Outcome, RemoteError>>,
+        (sources, outcomes): (&[Source], Vec<Result<Outcome, RemoteError>>),
         answers: &mut ProcessAnswers,
     ) -> Result<bool, KindError> {
         let mut has_ldt = false;
-        for (i, (outcome, (nth, stopped))) in outcomes.into_iter().zip(threads).enumerate() {
+        let mut outcomes = outcomes.into_iter();
+        for (i, (source, (nth, stopped))) in sources.iter().zip(threads).enumerate() {
+            let has_said = |thread: &mut ThreadAnswers, said: ThreadAnswers| {
+                let ThreadAnswers { registers, signal_mask, rseq, syscall_dispatch, .. } = std::mem::take(thread);
+                *thread = ThreadAnswers { registers, signal_mask, rseq, syscall_dispatch, ..said };
+            };
+            if let Source::Like { place, alt_stack, clear_child_tid } = *source {
+                let other = answers.threads[threads[place].0].clone();
+                has_said(&mut answers.threads[*nth], ThreadAnswers { alt_stack, clear_child_tid, ..other });
+                continue;
+            }
+            let outcome = outcomes.next().expect("one for each that is asked");
             let outcome = outcome.map_err(|e| unasked(e).on(self.process.pid, format!("tid {}", stopped.tid())))?;
             if i == 0 {
                 asking.of_process.read(&outcome, &asking.timers, self.living_children, answers);
                 answers.memory = asking.of_memory.read(&outcome);
                 has_ldt = asking.of_memory.has_ldt(&outcome);
             }
-            let thread = &mut answers.threads[*nth];
-            let ThreadAnswers { registers, signal_mask, rseq, syscall_dispatch, .. } = std::mem::take(thread);
-            *thread =
-                ThreadAnswers { registers, signal_mask, rseq, syscall_dispatch, ..asking.of_thread.read(&outcome) };
+            has_said(&mut answers.threads[*nth], asking.of_thread.read(&outcome));
         }
         Ok(has_ldt)
     }

@@ -3,7 +3,7 @@
 //! An **iterator** is a program that the kernel runs once for each object of a sort (a mapping, a descriptor, a thread) when somebody
 //! reads a certain file; what it writes is what is read (Linux 5.8; of one process or thread alone: Linux 6.1). Ghost writes
 //! such programs itself ([`asm`]), takes the offsets of members from the kernel's own description of its types ([`btf`]), and has
-//! them write rows of numbers ([`iter`]). [`vma`] is the first use: the flags of mappings.
+//! them write rows of numbers ([`iter`]). Uses: the flags of mappings ([`vma`]), threads that are alike ([`threads`]).
 //!
 //! It needs CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN) in the first user namespace, a kernel that describes its types, and no lockdown.
 //! Nobody may rely on it: whoever uses it has another way to know the same.
@@ -15,6 +15,7 @@
 pub mod asm;
 pub mod btf;
 pub mod iter;
+pub mod threads;
 pub mod vma;
 
 use crate::{Pid, Result, errno::cvt};
