@@ -12,11 +12,14 @@
 //! of every process left in the namespace.
 pub mod case;
 pub mod catalogue;
+mod keep;
 pub mod mechanism;
+mod nest;
 pub mod pace;
 pub mod programs;
 pub mod real;
 pub mod real_case;
+mod real_play;
 pub mod real_wide;
 pub mod run;
 pub mod sacred;

@@ -6,7 +6,7 @@ pub mod kills;
 pub mod peers;
 pub mod refusals;
 
-use crate::case::{self, Outcome};
+use crate::nest::{Outcome, in_namespaces};
 use crate::programs::{self, Programs};
 use crate::run::{Done, Runner, Running, describe, pids};
 use crate::snapshot::Snapshot;
@@ -33,7 +33,7 @@ fn seconds() -> u64 {
 
 /// Runs a case in its own namespaces. `dir` must not exist; it is removed when the case passed.
 pub fn outside(programs: &Programs, name: &str, dir: &Path) -> Outcome {
-    match case::in_namespaces(programs, &[name], dir, seconds() + 20) {
+    match in_namespaces(programs, &[name], dir, seconds() + 20) {
         Ok(outcome @ Outcome::Failed(_)) => outcome,
         Ok(outcome) => {
             let _ = std::fs::remove_dir_all(dir);

@@ -174,6 +174,10 @@ fn never(p: &mut Play, pid: &str, words: &[&str]) -> Result<(), String> {
 
 /// The init of this case's own pid namespace, asked in every way to go: it is not even looked at by ptrace.
 fn pid_1(p: &mut Play) -> Result<(), String> {
+    // It starts the case before it opens its notes; only then it waits, and stays as it is.
+    let reaped = p.dir.join("reaped");
+    let waits = || std::fs::read_to_string("/proc/1/status").is_ok_and(|s| s.contains("State:\tS"));
+    p.until("pid 1 waits for its children", 10, || reaped.exists() && waits())?;
     let before = Snapshot::of_tree(1);
     never(p, "1", &["pid 1"])?;
     for args in [&["check", "1"][..], &["duplicate", "1"]] {
