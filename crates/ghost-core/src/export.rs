@@ -8,6 +8,7 @@ use crate::model::{Ids, Model};
 use crate::options::{After, ExportOptions, Progress};
 use crate::report::Report;
 use crate::view::TreeView;
+use crate::view::rows::Teller;
 use ghost_image::ImageWriter;
 use ghost_image::record as rec;
 use ghost_resource::{GhostWrite, WriteAt};
@@ -184,6 +185,7 @@ impl Exporting {
         let fail = |e| failed(action, root, e, RUNS_ON);
         guard_root(root).map_err(|e| failed(action, root, e, "nothing was touched"))?;
         let around = memory::outside::Neighbours::of_running(root);
+        let teller = Teller::of(root);
         let tree = FrozenTree::freeze(root).map_err(|e| {
             let gone = !crate::import::pid_in_use(root);
             failed(action, root, e, if gone { "nothing was touched: there is no such process" } else { RUNS_ON })
@@ -191,7 +193,7 @@ impl Exporting {
         report.stage("freeze");
         crate::failpoint::hit("export.frozen").map_err(fail)?;
         let pids: Vec<Pid> = tree.processes.iter().map(|p| p.pid).collect();
-        let mut view = TreeView::collect(&pids).map_err(fail)?;
+        let mut view = TreeView::collect_frozen(&pids, teller).map_err(fail)?;
         view.external.clone_from(&options.external);
         around.hand_over(&view);
         report.stage("collect");

@@ -3,18 +3,21 @@
 //! A view is taken without touching anything, of a running tree (`ghost check`) or of a frozen one (export).
 
 pub mod descriptor;
+pub(crate) mod rows;
 pub mod sharing;
 
 pub use descriptor::{FdView, SocketView};
 pub use sharing::{Apart, Crossed};
 
 use crate::error::{Context, KindError};
+use crate::kinds::socket;
 use crate::{abreast, mappings, room};
 use ghost_sys::proc::{self, ProcDir};
 use ghost_sys::{Pid, kcmp, pidfd};
 use sharing::Sharing;
 use std::cell::Cell;
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -108,7 +111,7 @@ pub struct TreeView {
     /// The pseudo-terminals whose masters are in the tree; looked for once, when there is a terminal.
     pub ptys: std::cell::OnceCell<crate::kinds::fd::pty::Inside>,
     /// What sock_diag tells of the sockets of the host; asked once, when somebody wants to know.
-    pub sockets: std::cell::OnceCell<crate::kinds::socket::Facts>,
+    pub sockets: std::cell::OnceCell<socket::Facts>,
     /// The System V segments of the host; listed once, when one is attached in the tree.
     pub sysv: std::cell::OnceCell<Vec<proc::ShmSegment>>,
     /// Its pipes and sockets by inode; sorted once, when somebody asks.
@@ -142,6 +145,11 @@ impl TreeView {
     ///
     /// A process that has gone meanwhile is left out, unless it is the root.
     pub fn collect(pids: &[Pid]) -> Result<Self, KindError> {
+        Self::collect_frozen(pids, rows::Teller::default())
+    }
+
+    /// The same of a tree whose descriptors stay what they are, so that a program in the kernel may tell of them.
+    pub(crate) fn collect_frozen(pids: &[Pid], teller: rows::Teller) -> Result<Self, KindError> {
         let mut view = Self::default();
         let mut sharing = Sharing::new();
         room::make(3 * pids.len());
@@ -159,7 +167,7 @@ impl TreeView {
         for index in 0..view.processes.len() {
             sharing.look_at_threads(&mut view, index)?;
         }
-        view.look_at_descriptors()?;
+        view.look_at_descriptors(teller)?;
         Ok(view)
     }
 
@@ -197,23 +205,31 @@ impl TreeView {
     }
 
     /// Looks at every descriptor table.
-    fn look_at_descriptors(&mut self) -> Result<(), KindError> {
+    fn look_at_descriptors(&mut self, teller: rows::Teller) -> Result<(), KindError> {
+        let told = teller.arrive();
         let processes = &self.processes;
         let mut parts: Vec<Descriptors> = Vec::with_capacity(processes.len());
+        let mut rows = HashMap::new();
+        let mut list = |table: usize, pid: Pid, tid: Pid, dir: &ProcDir, what: &dyn Fn() -> String| {
+            let all = told.rows(tid);
+            let mut numbers = if all.is_empty() {
+                proc::read_fds(dir).step_on(pid, what, "listing its descriptors")?
+            } else {
+                all.iter().map(|row| row.fd).collect()
+            };
+            numbers.sort_unstable();
+            parts.extend(numbers.chunks(DESCRIPTORS).map(|some| (table, some.to_vec())));
+            rows.insert(table, all);
+            Ok::<_, KindError>(())
+        };
         for (index, process) in processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()) {
             if process.shares_files.is_none() {
-                let mut numbers =
-                    proc::read_fds(&process.dir).step_on(process.pid, String::new, "listing its descriptors")?;
-                numbers.sort_unstable();
-                parts.extend(numbers.chunks(DESCRIPTORS).map(|some| (index, some.to_vec())));
+                list(index, process.pid, process.live, &process.dir, &String::new)?;
             }
         }
         for (k, apart) in self.apart.iter().enumerate().filter(|(_, a)| a.files && a.pidfd.is_some()) {
-            let (pid, what) = (processes[apart.process].pid, || format!("tid {}", apart.tid));
-            let mut numbers = proc::read_fds(&apart.dir).step_on(pid, what, "listing its descriptors")?;
-            numbers.sort_unstable();
-            let number = processes.len() + k;
-            parts.extend(numbers.chunks(DESCRIPTORS).map(|some| (number, some.to_vec())));
+            let what = || format!("tid {}", apart.tid);
+            list(processes.len() + k, processes[apart.process].pid, apart.tid, &apart.dir, &what)?;
         }
         let wanted = parts.iter().map(|(_, numbers)| numbers.len()).sum();
         let left = room::left(wanted);
@@ -221,14 +237,23 @@ impl TreeView {
             return self.look_sparingly(&parts, wanted, left);
         }
         room::make(wanted);
+        let options = socket::options::Known::default();
         let seen = abreast::each(&parts, WORTH, |(index, numbers)| {
             let of = match (processes.get(*index), index.checked_sub(processes.len()).map(|k| &self.apart[k])) {
                 (_, Some(Apart { process, pidfd: Some(pidfd), dir, .. })) => (processes[*process].pid, pidfd, dir),
                 (Some(p), _) => (p.pid, &p.pidfd, &p.dir),
                 _ => return Ok((*index, Vec::new())),
             };
-            Ok((*index, descriptor::look(of, numbers, |_| None)?))
+            let rows = rows.get(index).map_or(&[][..], Vec::as_slice);
+            Ok((*index, descriptor::look(of, numbers, &options, rows, |_| None)?))
         });
+        for (index, rows) in rows {
+            // Where they are many, memory that grows is copied and touched twice.
+            match index.checked_sub(self.processes.len()) {
+                None => self.processes[index].fds.reserve_exact(rows.len()),
+                Some(k) => self.apart[k].fds.reserve_exact(rows.len()),
+            }
+        }
         for seen in seen {
             let (index, fds) = seen?;
             match index.checked_sub(self.processes.len()) {
@@ -243,6 +268,7 @@ impl TreeView {
     /// before it, are looked at through the copy that we have of that one's.
     fn look_sparingly(&mut self, parts: &[Descriptors], wanted: usize, left: usize) -> Result<(), KindError> {
         let shared = Cell::new(0);
+        let options = socket::options::Known::default();
         for (index, numbers) in parts {
             if *index < self.processes.len() {
                 let process = &self.processes[*index];
@@ -255,13 +281,15 @@ impl TreeView {
                     shared.set(shared.get() + 1);
                     Some(ours)
                 };
-                let fds = descriptor::look(of, numbers, known).map_err(|e| descriptor::full(e, wanted, left))?;
+                let fds = descriptor::look(of, numbers, &options, &[], known)
+                    .map_err(|e| descriptor::full(e, wanted, left))?;
                 self.processes[*index].fds.extend(fds);
             } else {
                 let apart = &mut self.apart[*index - self.processes.len()];
                 let Some(pidfd) = &apart.pidfd else { continue };
                 let of = (self.processes[apart.process].pid, pidfd, &apart.dir);
-                let fds = descriptor::look(of, numbers, |_| None).map_err(|e| descriptor::full(e, wanted, left))?;
+                let fds = descriptor::look(of, numbers, &options, &[], |_| None)
+                    .map_err(|e| descriptor::full(e, wanted, left))?;
                 apart.fds.extend(fds);
             }
         }

@@ -54,6 +54,10 @@ impl Width {
 
 /// `bpf_seq_write(seq, data, len)`, Linux 5.7: appends to what the reader of an iterator gets.
 pub const SEQ_WRITE: i32 = 127;
+/// `bpf_probe_read_kernel(to, bytes, from)`, Linux 5.5: copies from an address that need not be one.
+pub const READ: i32 = 113;
+/// `bpf_sock_from_file(file)`, Linux 5.11: the socket of a file that is one, else null.
+pub const SOCKET_OF: i32 = 162;
 
 const LOAD: u8 = 0x61;
 const STORE: u8 = 0x63;
@@ -61,6 +65,9 @@ const MOVE: u8 = 0xbf;
 const SET: u8 = 0xb7;
 const ADD: u8 = 0x07;
 const JUMP_IF: u8 = 0x15;
+const ADD_REG: u8 = 0x0f;
+const SHIFT_LEFT: u8 = 0x67;
+const SHIFT_RIGHT: u8 = 0x77;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
@@ -96,6 +103,18 @@ impl Asm {
     /// `dst += number`
     pub fn add(&mut self, dst: Reg, number: i32) -> &mut Self {
         self.put(ADD, dst, Reg::R0, 0, number)
+    }
+    /// `dst += src`
+    pub fn add_reg(&mut self, dst: Reg, src: Reg) -> &mut Self {
+        self.put(ADD_REG, dst, src, 0, 0)
+    }
+    /// `dst <<= bits`, of all 64.
+    pub fn shift_left(&mut self, dst: Reg, bits: i32) -> &mut Self {
+        self.put(SHIFT_LEFT, dst, Reg::R0, 0, bits)
+    }
+    /// `dst >>= bits`, of all 64, without a sign.
+    pub fn shift_right(&mut self, dst: Reg, bits: i32) -> &mut Self {
+        self.put(SHIFT_RIGHT, dst, Reg::R0, 0, bits)
     }
     /// `dst = *(base + offset)`
     pub fn load(&mut self, width: Width, dst: Reg, base: Reg, offset: i16) -> &mut Self {

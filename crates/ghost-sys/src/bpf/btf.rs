@@ -190,9 +190,17 @@ impl Btf {
     }
     /// A member of a structure or union by its name, also inside of nameless ones. Not one of single bits.
     pub fn member(&self, structure: TypeId, wanted: &str) -> Option<Member> {
-        self.member_below(structure, wanted, 8)
+        let (member, bits) = self.member_below(structure, wanted, 8)?;
+        bits.is_empty().then_some(member)
     }
-    fn member_below(&self, structure: TypeId, wanted: &str, depth: usize) -> Option<Member> {
+    /// The byte that has a member which is some of its bits, or a whole byte.
+    pub fn byte(&self, structure: TypeId, wanted: &str) -> Option<u32> {
+        let (member, bits) = self.member_below(structure, wanted, 8)?;
+        let is_byte = if bits.is_empty() { member.within == 1 } else { bits.end <= 8 };
+        is_byte.then_some(member.offset)
+    }
+    /// Also which bits of the byte at its offset it has, where it is not whole bytes.
+    fn member_below(&self, structure: TypeId, wanted: &str, depth: usize) -> Option<(Member, std::ops::Range<u32>)> {
         let at = self.place(self.bare(structure)?)?;
         let [_, info, _] = self.head(at)?;
         if !matches!(kind(info), KIND_STRUCT | KIND_UNION) {
@@ -210,14 +218,19 @@ impl Btf {
                     Kind::Pointer(_) => size_of::<u64>() as u32,
                     Kind::Other => 0,
                 };
-                return (bits == 0 && offset % 8 == 0).then_some(Member { offset: offset / 8, ty, within: size });
+                let bits = if bits == 0 { 0..0 } else { offset % 8..offset % 8 + bits };
+                let is_whole = offset.is_multiple_of(8) || !bits.is_empty();
+                return is_whole.then_some((Member { offset: offset / 8, ty, within: size }, bits));
             }
             if name == 0
                 && depth > 0
                 && let Some(Kind::Struct(size)) = self.kind(ty)
-                && let Some(inner) = self.member_below(ty, wanted, depth - 1)
+                && let Some((inner, bits)) = self.member_below(ty, wanted, depth - 1)
             {
-                return Some(Member { offset: inner.offset + offset / 8, within: inner.within.max(size), ..inner });
+                return Some((
+                    Member { offset: inner.offset + offset / 8, within: inner.within.max(size), ..inner },
+                    bits,
+                ));
             }
         }
         None

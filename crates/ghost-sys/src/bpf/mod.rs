@@ -14,6 +14,7 @@
 
 pub mod asm;
 pub mod btf;
+pub mod file;
 pub mod iter;
 pub mod threads;
 pub mod vma;

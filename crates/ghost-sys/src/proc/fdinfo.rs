@@ -9,17 +9,26 @@ use super::{FileLock, Parsed, ProcDir, ProcResult, parse_lock};
 use crate::Pid;
 use std::os::fd::RawFd;
 
-/// What an fdinfo file says.
+/// What an fdinfo file says: what every one says, and behind that what few do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FdInfo {
     /// File offset.
     pub pos: u64,
     /// `O_*` flags of the description, and `O_CLOEXEC` of the descriptor.
     pub flags: u32,
-    /// The mount it was opened on, as in `mountinfo`.
-    pub mnt_id: i64,
+    /// The mount it was opened on, as in `mountinfo`; None where fdinfo was not asked.
+    pub mnt_id: Option<i64>,
     /// Its inode (Linux 5.14).
     pub ino: Option<u64>,
+    /// How many descriptors lie in the receive queue of a unix socket (Linux 5.10).
+    pub scm_fds: Option<u64>,
+    /// All else, where there is something.
+    more: Option<Box<More>>,
+}
+
+/// What only some fdinfo files say; it is reached through [`FdInfo`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct More {
     /// Locks and leases that are held through it (Linux 4.1).
     pub locks: Vec<FileLock>,
     /// Set for an eventfd (Linux 3.8).
@@ -38,12 +47,37 @@ pub struct FdInfo {
     pub pidfd: Option<PidFdInfo>,
     /// The number of the slave, for the master of a pseudo-terminal (Linux 5.7).
     pub tty_index: Option<u32>,
-    /// How many descriptors lie in the receive queue of a unix socket (Linux 5.10).
-    pub scm_fds: Option<u64>,
     /// Set for a userfaultfd (Linux 4.3).
     pub userfaultfd: Option<UserfaultFdInfo>,
     /// All other lines, as `(name, value)`: io_uring, tun, bpf, perf and what newer kernels add.
     pub others: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+static NOTHING_MORE: More = More {
+    locks: Vec::new(),
+    eventfd: None,
+    timerfd: None,
+    sigmask: None,
+    epoll: Vec::new(),
+    inotify: Vec::new(),
+    fanotify: None,
+    pidfd: None,
+    tty_index: None,
+    userfaultfd: None,
+    others: Vec::new(),
+};
+
+impl std::ops::Deref for FdInfo {
+    type Target = More;
+    fn deref(&self) -> &More {
+        self.more.as_deref().unwrap_or(&NOTHING_MORE)
+    }
+}
+
+impl std::ops::DerefMut for FdInfo {
+    fn deref_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
 }
 
 impl FdInfo {
@@ -236,7 +270,7 @@ pub fn parse_fdinfo(text: &[u8]) -> Parsed<FdInfo> {
                 info.flags = at.oct("flags", value)? as u32;
                 seen += 1;
             }
-            b"mnt_id" => info.mnt_id = at.signed("mnt_id", value)?,
+            b"mnt_id" => info.mnt_id = Some(at.signed("mnt_id", value)?),
             b"ino" => info.ino = Some(at.dec("ino", value)?),
             b"lock" => info.locks.push(parse_lock(value)?),
             b"eventfd-count" => info.eventfd.get_or_insert_default().count = at.hex("eventfd-count", value)?,

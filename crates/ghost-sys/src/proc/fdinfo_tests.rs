@@ -13,7 +13,7 @@ lock:\t1: FLOCK  ADVISORY  WRITE 5439 fe:00:10010751 0 EOF
 lock:\t2: POSIX  ADVISORY  WRITE 5439 fe:00:10010751 5 14
 ";
     let i = parse_fdinfo(text).unwrap();
-    assert_eq!((i.pos, i.mnt_id, i.ino), (77, 27, Some(10010751)));
+    assert_eq!((i.pos, i.mnt_id, i.ino), (77, Some(27), Some(10010751)));
     assert!(i.is_cloexec());
     assert_eq!(i.description_flags(), 0o20700002);
     assert_eq!(i.locks.iter().map(|l| l.kind).collect::<Vec<_>>(), [LockKind::Flock, LockKind::Posix]);

@@ -107,7 +107,8 @@ fn tell(fd: &FdView) -> Class {
 
 fn on_file_system(fd: &FdView, usual: Class) -> Class {
     // A running program may have lost the file system under it; then opening it again will say so.
-    let magic = rustix::fs::fstatfs(&fd.ours).map_or(0, |s| s.f_type);
+    let asked = || rustix::fs::fstatfs(&fd.ours).map_or(0, |s| s.f_type);
+    let magic = fd.told.magic.map_or_else(asked, |magic| magic as i64);
     match magic {
         PROC_MAGIC | CGROUP2_MAGIC if is_pressure(fd) => refused(
             "pressure",

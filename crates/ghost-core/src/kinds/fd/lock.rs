@@ -63,7 +63,7 @@ pub fn check_lease(fd: &FdView) -> Option<Refusal> {
 
 /// Whether somebody is told of what happens there: F_NOTIFY of a directory makes its caller the owner.
 pub fn is_notified(fd: &FdView) -> bool {
-    fdops::owner(fd.ours.as_fd()).is_ok_and(|o| o.pid != 0)
+    !fd.told.no_owner && fdops::owner(fd.ours.as_fd()).is_ok_and(|o| o.pid != 0)
 }
 
 /// Why such a directory can't travel.
@@ -77,6 +77,9 @@ pub fn refuse_notified() -> Refusal {
 
 /// Fills in who is told when input comes.
 pub fn export_owner(fd: &FdView, file: &mut rec::File) -> Result<(), KindError> {
+    if fd.told.no_owner {
+        return Ok(());
+    }
     let owner = fdops::owner(fd.ours.as_fd()).step("asking whom it tells of input")?;
     if owner.pid != 0 || owner.signal != 0 {
         file.owner = Some(rec::FOwner {

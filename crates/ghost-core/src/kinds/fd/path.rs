@@ -12,7 +12,8 @@ use ghost_sys::proc::ProcDir;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use std::os::fd::OwnedFd;
 
-const DELETED: &[u8] = b" (deleted)";
+/// What stands behind the name of a file that has none any more.
+pub const DELETED: &[u8] = b" (deleted)";
 
 /// Stands for a link that procfs does not show, since the path is longer than a page. Such a file is treated as one whose name is
 /// gone: it is found again by its handle.

@@ -31,6 +31,9 @@ pub const TMPFILE: u32 = 0o20000000;
 /// Refuses a file that is still there but that its path does not reach: something is mounted over it, or it belongs to
 /// another mount namespace.
 pub fn check(fd: &FdView) -> Option<Refusal> {
+    if fd.told.is_named {
+        return None;
+    }
     let at = path::of(&fd.link, &fd.stat);
     if is_memfd(&fd.link) || path::names(&at.path, &fd.stat) {
         return None;

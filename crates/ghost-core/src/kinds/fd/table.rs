@@ -29,6 +29,7 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
             continue;
         }
         let mut table = rec::FdTable { id: view.table_id(number), fds: Vec::with_capacity(fds.len()) };
+        cx.model.files.reserve(fds.len());
         for fd in fds {
             if let Some(kind) = super::accepted_loss(cx, fd) {
                 let subject = super::subject(fd);

@@ -2,7 +2,7 @@
 
 use crate::export::ExportCx;
 use crate::import::ImportCx;
-use crate::kinds::socket::options::Defaults;
+use crate::kinds::socket::options::Known;
 use crate::model::Model;
 use crate::options::{ExportOptions, ImportOptions};
 use crate::view::{FdView, TreeView};
@@ -14,7 +14,7 @@ pub fn view_of(fd: BorrowedFd<'_>) -> FdView {
     let own = ProcDir::own().unwrap();
     let number = fd.as_raw_fd();
     let ours = fd.try_clone_to_owned().unwrap();
-    FdView::of(&own, number, std::sync::Arc::new(ours), &mut Defaults::default()).unwrap()
+    FdView::of(&own, number, std::sync::Arc::new(ours), &Known::default()).unwrap()
 }
 
 /// A directory of its own, removed at the end.

@@ -8,6 +8,7 @@
 //! Lost: a classic or eBPF program that distributes a SO_REUSEPORT group (it can't be read).
 
 pub mod inet;
+pub(crate) mod marks;
 mod md5;
 pub mod options;
 pub mod unix;
@@ -67,6 +68,8 @@ pub struct Facts {
     pub flying: HashSet<u64>,
     /// What lies in those that descriptors fly in, by inode: looked at once, since empty messages cannot be seen a second time.
     pub(crate) looked: std::cell::RefCell<HashMap<u64, Vec<message::Message>>>,
+    /// Who made the other ends of sockets, by what tells them apart.
+    pub(crate) makers: std::cell::RefCell<HashMap<(u64, u64), Option<rec::PeerCred>>>,
     /// Inodes of those that have connected and wait to be accepted.
     pub pending: HashSet<u32>,
     /// UDP sockets by inode, asked for when there is one.
@@ -108,7 +111,8 @@ pub fn check(view: &TreeView, fd: &FdView) -> Option<Refusal> {
             "checkpoint a process above both",
         ));
     }
-    match sockopt::filter(fd.ours.as_fd()) {
+    let has_none = fd.told.unix.is_some_and(|u| !u.is_filtered);
+    match if has_none { Ok(Vec::new()) } else { sockopt::filter(fd.ours.as_fd()) } {
         Ok(program) if program.is_empty() => {}
         Ok(_) | Err(ghost_sys::Errno(13 | 1)) => {
             return refuse("filter", "a filter program is attached, which is not carried yet");
@@ -142,12 +146,21 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::Socket, KindErr
     let Some(SocketView { sort, options }) = &fd.socket else {
         return Err(KindError::conflict("exporting a socket", "it does not say of which sort it is"));
     };
-    let local = sock::name(ours).step("asking for its address")?;
+    let names = fd.told.unix.map(|u| u.names);
+    let local = match names {
+        Some((false, _)) => Vec::new(),
+        _ => sock::name(ours).step("asking for its address")?,
+    };
     let mut socket = rec::Socket {
         family: sort.0,
         r#type: sort.1,
         protocol: sort.2,
-        peer: sock::peer_name(ours).unwrap_or_default(),
+        peer: match names {
+            Some((_, None)) => Vec::new(),
+            // The family alone.
+            Some((_, Some(false))) => (AF_UNIX as u16).to_ne_bytes().to_vec(),
+            _ => sock::peer_name(ours).unwrap_or_default(),
+        },
         inode: fd.stat.st_ino,
         uid: fd.stat.st_uid,
         gid: fd.stat.st_gid,

@@ -8,7 +8,8 @@ use crate::error::{Context, KindError};
 use ghost_image::record as rec;
 use ghost_sys::{Errno, sock, sockopt};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 
 const SOCKET: i32 = 1;
 const IP: i32 = 0;
@@ -64,13 +65,72 @@ const TABLE: &[(i32, &[i32])] = &[
 /// No option that we carry is longer.
 const ROOM: usize = 256;
 
-/// What fresh sockets of each sort have.
+type Sort = (u32, u32, u32);
+/// What the options of a socket are kept in, as the kernel has it ([`ghost_sys::bpf::file`]), with its sort.
+type Mark = (Sort, Vec<u64>);
+
+/// What fresh sockets of each sort have, and what has been found out of others; for all threads.
 #[derive(Debug, Default)]
-pub struct Defaults(HashMap<(u32, u32, u32), Fresh>);
+pub struct Known {
+    fresh: Mutex<HashMap<Sort, Arc<Fresh>>>,
+    alike: Mutex<HashMap<Mark, Arc<[rec::SockOpt]>>>,
+}
 
 /// A fresh socket of one sort: the options that such sockets have, each with its value unless it has none yet.
 #[derive(Debug)]
 struct Fresh(Vec<(i32, i32, Option<Vec<u8>>)>);
+
+impl Known {
+    fn fresh(&self, sort: Sort) -> Result<Arc<Fresh>, KindError> {
+        let mut fresh = self.fresh.lock().expect("nobody panics while holding it");
+        if let Some(known) = fresh.get(&sort) {
+            return Ok(Arc::clone(known));
+        }
+        let socket = make(sort).step("making a socket to compare with")?;
+        let made = Arc::new(Fresh::of(socket.as_fd()));
+        fresh.insert(sort, Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// The options that sockets of a sort have, each with its usual value.
+    pub fn usual(&self, sort: Sort) -> Result<Vec<(i32, i32, Option<Vec<u8>>)>, KindError> {
+        Ok(self.fresh(sort)?.0.clone())
+    }
+
+    /// The options of a socket that differ from those of a fresh one. Of several with one mark, one is asked.
+    pub fn export_marked(
+        &self,
+        socket: BorrowedFd<'_>,
+        sort: Sort,
+        mark: &[u64],
+    ) -> Result<Vec<rec::SockOpt>, KindError> {
+        let mark = (sort, mark.to_vec());
+        if let Some(known) = self.alike.lock().expect("nobody panics while holding it").get(&mark) {
+            return Ok(known.to_vec());
+        }
+        let options = self.export(socket, sort)?;
+        self.alike.lock().expect("nobody panics while holding it").insert(mark, options.clone().into());
+        Ok(options)
+    }
+
+    /// The options of a socket that differ from those of a fresh one.
+    pub fn export(&self, socket: BorrowedFd<'_>, sort: Sort) -> Result<Vec<rec::SockOpt>, KindError> {
+        let fresh = self.fresh(sort)?;
+        let mut room = [0; ROOM];
+        let mut changed = Vec::new();
+        for (level, name, default) in &fresh.0 {
+            let Ok(len) = sockopt::get_into(socket, *level, *name, &mut room) else { continue };
+            if default.as_deref() != Some(&room[..len]) {
+                changed.push(rec::SockOpt { level: *level, name: *name, value: room[..len].to_vec() });
+            }
+        }
+        Ok(changed)
+    }
+}
+
+fn make((family, kind, protocol): Sort) -> Result<OwnedFd, Errno> {
+    sock::socket(family as i32, kind as i32, protocol as i32)
+}
 
 impl Fresh {
     fn of(socket: BorrowedFd<'_>) -> Self {
@@ -83,31 +143,6 @@ impl Fresh {
         });
         Self(known.collect())
     }
-}
-
-/// The options of a socket that differ from those of a fresh one.
-pub fn export(
-    defaults: &mut Defaults,
-    socket: BorrowedFd<'_>,
-    (family, kind, protocol): (u32, u32, u32),
-) -> Result<Vec<rec::SockOpt>, KindError> {
-    let fresh = match defaults.0.entry((family, kind, protocol)) {
-        std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
-        std::collections::hash_map::Entry::Vacant(e) => {
-            let fresh =
-                sock::socket(family as i32, kind as i32, protocol as i32).step("making a socket to compare with")?;
-            e.insert(Fresh::of(fresh.as_fd()))
-        }
-    };
-    let mut room = [0; ROOM];
-    let mut changed = Vec::new();
-    for (level, name, default) in &fresh.0 {
-        let Ok(len) = sockopt::get_into(socket, *level, *name, &mut room) else { continue };
-        if default.as_deref() != Some(&room[..len]) {
-            changed.push(rec::SockOpt { level: *level, name: *name, value: room[..len].to_vec() });
-        }
-    }
-    Ok(changed)
 }
 
 /// Sets options again; tells which could not be.
@@ -163,16 +198,16 @@ mod tests {
     fn only_what_was_changed_is_written_and_comes_back() {
         let sort = (2, 1, 6);
         let one = sock::socket(2, 1, 0).unwrap();
-        let mut defaults = Defaults::default();
-        assert_eq!(export(&mut defaults, one.as_fd(), sort).unwrap(), []);
+        let known = Known::default();
+        assert_eq!(known.export(one.as_fd(), sort).unwrap(), []);
         sockopt::set_i32(one.as_fd(), TCP, 1, 1).unwrap();
         sockopt::set_i32(one.as_fd(), SOCKET, SO_RCVBUF, 50_000).unwrap();
         sockopt::set_i32(one.as_fd(), IP, 1, 0x10).unwrap();
         sockopt::set(one.as_fd(), SOCKET, 20, &[[7_u8, 0, 0, 0, 0, 0, 0, 0], [0; 8]].concat()).unwrap();
-        let changed = export(&mut defaults, one.as_fd(), sort).unwrap();
+        let changed = known.export(one.as_fd(), sort).unwrap();
         assert!(changed.len() >= 4, "{changed:?}");
         let two = sock::socket(2, 1, 0).unwrap();
         assert_eq!(import(two.as_fd(), &changed), Vec::<String>::new());
-        assert_eq!(export(&mut defaults, two.as_fd(), sort).unwrap(), changed);
+        assert_eq!(known.export(two.as_fd(), sort).unwrap(), changed);
     }
 }

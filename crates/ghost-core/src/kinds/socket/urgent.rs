@@ -29,6 +29,9 @@ pub fn waits(fd: BorrowedFd<'_>) -> bool {
 
 /// What stands in the way of its being seen.
 pub fn check(fd: &FdView) -> Option<Refusal> {
+    if fd.told.unix.is_some_and(|u| !u.is_urgent) {
+        return None;
+    }
     let ours = fd.ours.as_fd();
     let tells = [options::SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD];
     let told = || tells.iter().any(|name| sockopt::get_i32(ours, SOCKET, *name).unwrap_or(0) != 0);

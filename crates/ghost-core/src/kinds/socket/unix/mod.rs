@@ -150,7 +150,10 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView, socket: &mut rec::Socket) -> R
     let view = cx.view;
     let fact = facts(view).unix.get(&fd.stat.st_ino).cloned().unwrap_or_default();
     let ours = fd.ours.as_fd();
-    socket.peer_cred = peer_cred(ours);
+    socket.peer_cred = match fd.told.unix {
+        Some(told) => facts(view).makers.borrow_mut().entry(told.maker).or_insert_with(|| peer_cred(ours)).clone(),
+        None => peer_cred(ours),
+    };
     socket.shutdown = fact.shutdown.into();
     socket.peer_inode = fact.peer.unwrap_or_default().into();
     let pending = facts(view).pending.contains(&fact.inode);
@@ -186,7 +189,8 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView, socket: &mut rec::Socket) -> R
         return Ok(());
     }
     let looked = facts(view).looked.borrow_mut().remove(&fd.stat.st_ino);
-    let messages = looked.map_or_else(|| queue(ours), Ok)?;
+    let is_empty = fd.told.unix.is_some_and(|u| u.is_empty);
+    let messages = looked.map_or_else(|| if is_empty { Ok(Vec::new()) } else { queue(ours) }, Ok)?;
     let (seen, there): (usize, usize) =
         (messages.iter().map(|m| m.fds.len()).sum(), fd.info.scm_fds.unwrap_or(0) as usize);
     if seen < there {
@@ -212,7 +216,7 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView, socket: &mut rec::Socket) -> R
             cred: message.credentials.map(|c| rec::PeerCred { pid: c.pid, uid: c.uid, gid: c.gid, groups: Vec::new() }),
         });
     }
-    if urgent::waits(ours) {
+    if fd.told.unix.is_none_or(|u| u.is_urgent) && urgent::waits(ours) {
         urgent::export(ours, socket)?;
     }
     Ok(())
@@ -265,7 +269,7 @@ fn is_gone(fd: &FdView, file: (u32, u64)) -> bool {
 fn export_flying(cx: &mut ExportCx<'_>, ours: OwnedFd) -> Result<u32, KindError> {
     let own = ghost_sys::proc::ProcDir::own().step("looking at a descriptor in flight")?;
     let number = ours.as_raw_fd();
-    let fd = FdView::of(&own, number, std::sync::Arc::new(ours), &mut options::Defaults::default())?;
+    let fd = FdView::of(&own, number, std::sync::Arc::new(ours), &options::Known::default())?;
     crate::kinds::fd::export_description(cx, &cx.view.processes[0], &fd)
 }
 
