@@ -142,6 +142,28 @@ impl ImportCx<'_> {
         };
         leader.run(batch).map_err(|e| remote(old, e))
     }
+    /// The same; `beside` is done here meanwhile, which must leave that process alone.
+    pub fn run_beside(
+        &mut self,
+        index: usize,
+        batch: &Batch,
+        beside: impl FnOnce(&mut Self) -> Result<(), KindError>,
+    ) -> Result<Outcome, KindError> {
+        self.flush(index)?;
+        let old = self.record(index).pid;
+        let Some(mut leader) = self.building[index].leader.take() else {
+            return Err(KindError::conflict("building the process", "it has ended already").on(old, ""));
+        };
+        let (mut beside, mut done) = (Some(beside), Ok(()));
+        let outcome = leader.run_beside(batch, &mut || {
+            if let Some(beside) = beside.take() {
+                done = beside(self);
+            }
+        });
+        self.building[index].leader = Some(leader);
+        done?;
+        outcome.map_err(|e| remote(old, e))
+    }
     /// Gives these descriptors to a process under construction; returns their numbers there, lowest free ones, in order.
     pub fn hand_over(&mut self, index: usize, fds: &[BorrowedFd<'_>]) -> Result<Vec<i32>, KindError> {
         self.flush(index)?;

@@ -154,14 +154,7 @@ impl FdView {
         let info = if !row.is_lockable && (!row.has_more || unix.is_some()) {
             let cloexec = if row.cloexec { libc::O_CLOEXEC as u32 } else { 0 };
             let flying = |s: &Socket| if s.sort.1 == DGRAM || s.state == ESTABLISHED { s.flying.into() } else { 0 };
-            FdInfo {
-                pos: row.pos,
-                flags: row.flags | cloexec,
-                mnt_id: None,
-                ino: Some(row.ino),
-                scm_fds: unix.map(flying),
-                ..FdInfo::default()
-            }
+            FdInfo::plain(row.pos, row.flags | cloexec, row.ino, unix.map(flying))
         } else {
             proc::read_fdinfo(dir, row.fd).step("reading its fdinfo")?
         };

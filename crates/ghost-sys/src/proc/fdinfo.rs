@@ -81,6 +81,10 @@ impl std::ops::DerefMut for FdInfo {
 }
 
 impl FdInfo {
+    /// One that says no more than this; `scm_fds` of a unix socket.
+    pub fn plain(pos: u64, flags: u32, ino: u64, scm_fds: Option<u64>) -> Self {
+        Self { pos, flags, ino: Some(ino), scm_fds, ..Self::default() }
+    }
     /// Whether the descriptor is closed by execve.
     pub fn is_cloexec(&self) -> bool {
         self.flags & libc::O_CLOEXEC as u32 != 0

@@ -172,15 +172,26 @@ impl Stub {
     ///
     /// Stubs that share an address space share its room: when it is too small for all their batches, they run in turns.
     pub fn run_all(work: &mut [(&mut Stub, &Batch)]) -> Vec<Result<Outcome, RemoteError>> {
-        Self::run_all_to(work, false)
+        Self::run_all_to(work, false, &mut || ())
+    }
+
+    /// Runs a batch; `beside` is done here meanwhile, once.
+    pub fn run_beside(&mut self, batch: &Batch, beside: &mut dyn FnMut()) -> Result<Outcome, RemoteError> {
+        let mut results = Self::run_all_to(&mut [(self, batch)], false, beside);
+        results.pop().expect("one stub has one result")
     }
 
     /// The same; all stand in their trap afterwards ([`Stop::Trap`]), from where their registers can be set for good.
     pub fn run_all_to_trap(work: &mut [(&mut Stub, &Batch)]) -> Vec<Result<Outcome, RemoteError>> {
-        Self::run_all_to(work, true)
+        Self::run_all_to(work, true, &mut || ())
     }
 
-    fn run_all_to(work: &mut [(&mut Stub, &Batch)], trap: bool) -> Vec<Result<Outcome, RemoteError>> {
+    /// `beside` is done after each launch of those that run at the same time.
+    fn run_all_to(
+        work: &mut [(&mut Stub, &Batch)],
+        trap: bool,
+        beside: &mut dyn FnMut(),
+    ) -> Vec<Result<Outcome, RemoteError>> {
         let mut results: Vec<Option<Result<Outcome, RemoteError>>> = work.iter().map(|_| None).collect();
         let mut next = 0;
         while next < work.len() {
@@ -210,6 +221,7 @@ impl Stub {
             for ((stub, _), run) in work.iter_mut().zip(&mut runs) {
                 then(run, &mut |run| stub.launch(run));
             }
+            beside();
             // All are on their way to a stop before the first is waited for; whoever waits for the last finds mostly all others there.
             for ((stub, _), run) in work.iter_mut().zip(&mut runs).rev() {
                 then(run, &mut |run| stub.halt(run, &mut None));

@@ -172,8 +172,17 @@ fn export_object(cx: &mut ExportCx<'_>, process: &ProcessView, fd: &FdView) -> R
 pub fn import(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
     crate::kinds::thread::apart::import(cx)?;
-    let mut pipes = pipe::Pipes::import(cx)?;
-    let mut sockets = socket::Sockets::import(cx)?;
+    let mut made = None;
+    // A process that makes pairs of sockets takes its time, in which pipes can be made here.
+    let mut make_pipes = |cx: &mut ImportCx<'_>| {
+        if made.is_none() {
+            made = Some(pipe::Pipes::import(cx)?);
+        }
+        Ok(())
+    };
+    let mut sockets = socket::Sockets::import(cx, &mut make_pipes)?;
+    make_pipes(cx)?;
+    let mut pipes = made.expect("they have just been made");
     let mut dead = pidfd::Dead::default();
     for file in &model.files {
         let fd = import_object(cx, &mut pipes, &mut sockets, &mut dead, file).map_err(|e| {

@@ -184,6 +184,9 @@ pub fn export(cx: &mut ExportCx<'_>, fd: &FdView) -> Result<rec::Socket, KindErr
     Ok(socket)
 }
 
+/// Work of ghost that does not need the processes.
+pub type Beside<'b> = &'b mut dyn FnMut(&mut ImportCx<'_>) -> Result<(), KindError>;
+
 /// Sockets that were made for descriptions, until those take them.
 #[derive(Default)]
 pub struct Sockets {
@@ -193,9 +196,11 @@ pub struct Sockets {
 
 impl Sockets {
     /// Makes every socket of the ghost, without what lies in it.
-    pub fn import(cx: &mut ImportCx<'_>) -> Result<Self, KindError> {
+    ///
+    /// `beside` is what can be done while a process of the tree makes some, perhaps several times, perhaps never.
+    pub fn import(cx: &mut ImportCx<'_>, beside: Beside<'_>) -> Result<Self, KindError> {
         let mut sockets = Self::default();
-        sockets.unix = unix::import(cx, &mut sockets.made)?;
+        sockets.unix = unix::import(cx, &mut sockets.made, beside)?;
         let inet: Vec<_> = all(cx.model).filter(|(_, s)| s.family != AF_UNIX).collect();
         let mut ports: HashMap<_, u32> = HashMap::new();
         for (_, socket) in &inet {

@@ -1,13 +1,13 @@
 //! Unix sockets made again, as yet without what lay in them.
 
-use super::super::{AF_UNIX, all, finish_one, on};
+use super::super::{AF_UNIX, Beside, all, finish_one, on};
 use super::DGRAM;
 use crate::error::{Context, KindError};
 use crate::import::ImportCx;
 use crate::kinds::fd::{note, path};
 use crate::names::Sort;
 use ghost_image::record as rec;
-use ghost_sys::remote::{Arg, Batch};
+use ghost_sys::remote::{Arg, Batch, Outcome};
 use ghost_sys::{Errno, nr, sock};
 use rec::socket::SocketState;
 use rustix::fs::OFlags;
@@ -31,7 +31,7 @@ pub struct Later {
 
 #[allow(clippy::implicit_hasher)] // one caller
 /// Makes every unix socket, without what lies in it.
-pub fn import(cx: &mut ImportCx<'_>, made: &mut HashMap<u32, OwnedFd>) -> Result<Later, KindError> {
+pub fn import(cx: &mut ImportCx<'_>, made: &mut HashMap<u32, OwnedFd>, beside: Beside<'_>) -> Result<Later, KindError> {
     let model = cx.model;
     let sockets: HashMap<u32, (&rec::File, &rec::Socket)> =
         all(model).filter(|(_, s)| s.family == AF_UNIX).map(|(f, s)| (f.id, (f, s))).collect();
@@ -109,7 +109,7 @@ pub fn import(cx: &mut ImportCx<'_>, made: &mut HashMap<u32, OwnedFd>) -> Result
             }
         }
     }
-    make_pairs(cx, &plain_pairs, made, &mut later)?;
+    make_pairs(cx, &plain_pairs, made, &mut later, beside)?;
     for &id in &order {
         let (file, socket) = sockets[&id];
         let Some(fd) = made.get(&id) else { continue };
@@ -153,7 +153,8 @@ fn in_process<T>(
     who: Option<&rec::PeerCred>,
     lend: &[BorrowedFd<'_>],
     calls: impl FnOnce(&mut Batch, &[i32]) -> T,
-    collect: impl FnOnce(&mut ImportCx<'_>, usize, &ghost_sys::remote::Outcome, T) -> Result<(), KindError>,
+    run: impl FnOnce(&mut ImportCx<'_>, usize, &Batch) -> Result<Outcome, KindError>,
+    collect: impl FnOnce(&mut ImportCx<'_>, usize, &Outcome, T) -> Result<(), KindError>,
 ) -> Result<bool, KindError> {
     let Some(who) = who else { return Ok(false) };
     let Some(index) = cx.model.processes.iter().position(|p| p.pid == who.pid) else { return Ok(false) };
@@ -177,7 +178,7 @@ fn in_process<T>(
     for fd in lent {
         batch.call("closing a lent socket", nr::CLOSE, &[fd.into()]);
     }
-    let outcome = cx.run(index, &batch)?;
+    let outcome = run(cx, index, &batch)?;
     collect(cx, index, &outcome, asked)?;
     Ok(true)
 }
@@ -188,6 +189,7 @@ fn make_pairs(
     pairs: &[(u32, Option<u32>, &rec::Socket)],
     made: &mut HashMap<u32, OwnedFd>,
     later: &mut Later,
+    beside: Beside<'_>,
 ) -> Result<(), KindError> {
     let maker = |s: &rec::Socket| s.peer_cred.as_ref().map(|c| (c.pid, c.uid, c.gid));
     let mut makers: Vec<_> = pairs.iter().map(|p| maker(p.2)).collect();
@@ -223,6 +225,7 @@ fn make_pairs(
                         })
                         .collect::<Vec<_>>()
                 },
+                |cx, index, batch| cx.run_beside(index, batch, &mut *beside),
                 |cx, index, outcome, rooms| {
                     let pid = cx.building[index].pid;
                     let pidfd = ghost_sys::pidfd::open(pid).step("holding the process that made a socket")?;
@@ -293,7 +296,7 @@ fn listen_as(
     let calls = |batch: &mut Batch, lent: &[i32]| {
         batch.call("listen", nr::LISTEN, &[lent[0].into(), backlog.into()]);
     };
-    if in_process(cx, who, &[fd], calls, |_, _, _, ()| Ok(()))? {
+    if in_process(cx, who, &[fd], calls, |cx, index, batch| cx.run(index, batch), |_, _, _, ()| Ok(()))? {
         return Ok(());
     }
     sock::listen(fd, backlog as i32).step("listening")
@@ -318,7 +321,7 @@ fn connect_as(
         let data = batch.data(&address);
         batch.call("connect", nr::CONNECT, &[lent[0].into(), data.into(), address.len().into()]);
     };
-    if in_process(cx, who, &lend, calls, |_, _, _, ()| Ok(()))? {
+    if in_process(cx, who, &lend, calls, |cx, index, batch| cx.run(index, batch), |_, _, _, ()| Ok(()))? {
         return Ok(());
     }
     sock::connect(fd, &address_of(to)).step("connecting")
