@@ -148,7 +148,7 @@ impl FdView {
             FileType::Fifo if Some(stat.st_dev) == rows::device_of_pipes() => {
                 format!("pipe:[{}]", row.ino).into_bytes()
             }
-            _ => read_link(dir, row.fd)?,
+            _ => row.name.clone().map_or_else(|| read_link(dir, row.fd), Ok)?,
         };
         // Whether fdinfo has nothing but what the row has: of unix sockets it counts the descriptors in them.
         let info = if !row.is_lockable && (!row.has_more || unix.is_some()) {

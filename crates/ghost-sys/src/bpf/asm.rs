@@ -56,6 +56,8 @@ impl Width {
 pub const SEQ_WRITE: i32 = 127;
 /// `bpf_probe_read_kernel(to, bytes, from)`, Linux 5.5: copies from an address that need not be one.
 pub const READ: i32 = 113;
+/// `bpf_d_path(path, to, bytes)`, Linux 5.10: the name of a file as procfs shows it; how long it is with the zero behind it.
+pub const NAME_OF: i32 = 147;
 /// `bpf_sock_from_file(file)`, Linux 5.11: the socket of a file that is one, else null.
 pub const SOCKET_OF: i32 = 162;
 
@@ -65,13 +67,15 @@ const MOVE: u8 = 0xbf;
 const SET: u8 = 0xb7;
 const ADD: u8 = 0x07;
 const JUMP_IF: u8 = 0x15;
+const JUMP_UNLESS: u8 = 0x55;
+const AND: u8 = 0x57;
 const ADD_REG: u8 = 0x0f;
 const SHIFT_LEFT: u8 = 0x67;
 const SHIFT_RIGHT: u8 = 0x77;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
-/// A program that is being written. All its jumps lead to its end, where it returns 0.
+/// A program that is being written. Its jumps lead forwards, most to its end, where it returns 0.
 #[derive(Debug, Default)]
 pub struct Asm {
     code: Vec<u64>,
@@ -129,20 +133,38 @@ impl Asm {
         self.to_end.push(self.code.len());
         self.put(JUMP_IF, reg, Reg::R0, 0, number)
     }
+    /// To the end, if `reg` is not `number`.
+    pub fn end_unless(&mut self, reg: Reg, number: i32) -> &mut Self {
+        self.to_end.push(self.code.len());
+        self.put(JUMP_UNLESS, reg, Reg::R0, 0, number)
+    }
+    /// If `reg` is `number`, to where what this gives is given to [`Asm::land`].
+    pub fn jump_if(&mut self, reg: Reg, number: i32) -> usize {
+        self.put(JUMP_IF, reg, Reg::R0, 0, number);
+        self.code.len() - 1
+    }
+    /// Where a jump leads to; None if it is too long.
+    pub fn land(&mut self, from: usize) -> Option<()> {
+        let distance = i16::try_from(self.code.len() - from - 1).ok()?;
+        let mut bytes = self.code[from].to_ne_bytes();
+        bytes[2..4].copy_from_slice(&distance.to_ne_bytes());
+        self.code[from] = u64::from_ne_bytes(bytes);
+        Some(())
+    }
+    /// `dst &= number`
+    pub fn and(&mut self, dst: Reg, number: i32) -> &mut Self {
+        self.put(AND, dst, Reg::R0, 0, number)
+    }
     /// Calls a helper of the kernel.
     pub fn call(&mut self, helper: i32) -> &mut Self {
         self.put(CALL, Reg::R0, Reg::R0, 0, helper)
     }
     /// The whole program; None if a jump is too long.
     pub fn finish(mut self) -> Option<Vec<u64>> {
-        let end = self.code.len();
-        self.set(Reg::R0, 0).put(EXIT, Reg::R0, Reg::R0, 0, 0);
         for from in std::mem::take(&mut self.to_end) {
-            let distance = i16::try_from(end - from - 1).ok()?;
-            let mut bytes = self.code[from].to_ne_bytes();
-            bytes[2..4].copy_from_slice(&distance.to_ne_bytes());
-            self.code[from] = u64::from_ne_bytes(bytes);
+            self.land(from)?;
         }
+        self.set(Reg::R0, 0).put(EXIT, Reg::R0, Reg::R0, 0, 0);
         Some(self.code)
     }
 }

@@ -35,4 +35,8 @@ fn descriptors_are_as_procfs_has_them() {
     assert_eq!((one, one.sort, one.state), (other, (1, 1, 0), 1));
     assert_eq!((one.queued, one.flying, one.is_filtered, one.names), (0, 0, false, (false, Some(false))));
     assert!(!one.is_urgent && !of(&a).is_owned && !of(&a).is_lockable && of(&a).has_more && !of(&file).has_more);
+    let exe = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+    if exe.as_os_str().len() < NAME {
+        assert_eq!(of(&file).name.as_deref(), Some(exe.as_os_str().as_encoded_bytes()));
+    }
 }

@@ -64,9 +64,9 @@ fn watchers() {
 
 #[test]
 fn the_rest() {
-    let dead = head("Pid:\t-1\nNSpid:\t-1\n").pidfd.unwrap();
+    let dead = head("Pid:\t-1\nNSpid:\t-1\n").pidfd.clone().unwrap();
     assert_eq!((dead.pid, dead.ns_pids.as_slice()), (-1, &[-1][..]));
-    assert_eq!(head("Pid:\t70\nNSpid:\t70\t3\n").pidfd.unwrap().ns_pids, [70, 3]);
+    assert_eq!(head("Pid:\t70\nNSpid:\t70\t3\n").pidfd.clone().unwrap().ns_pids, [70, 3]);
     assert_eq!(head("scm_fds: 1\n").scm_fds, Some(1));
     assert_eq!(head("tty-index:\t4\n").tty_index, Some(4));
     let u = head("pending:\t0\ntotal:\t2\nAPI:\taa:1:80000000000001ff\n").userfaultfd.unwrap();
