@@ -55,7 +55,7 @@ fn watchers() {
          fanotify sdev:fe00000 mflags:0 mask:20 ignored_mask:0\n\
          fanotify ino:3c4a7 sdev:fe00000 mflags:0 mask:20 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:a7c4030000000000\n",
     );
-    let f = i.fanotify.unwrap();
+    let f = i.fanotify.clone().unwrap();
     assert_eq!((f.flags, f.event_flags, f.marks.len()), (0x10, 0x8000, 3));
     assert_eq!((&f.marks[0].on, f.marks[0].mark_flags, f.marks[0].ignored_mask), (&FanotifyObject::Mount(27), 0x40, 1));
     assert_eq!(f.marks[1].on, FanotifyObject::FileSystem(libc::makedev(0xfe, 0)));
