@@ -78,7 +78,10 @@ pub struct Known {
 
 /// A fresh socket of one sort: the options that such sockets have, each with its value unless it has none yet.
 #[derive(Debug)]
-struct Fresh(Vec<(i32, i32, Option<Vec<u8>>)>);
+struct Fresh(Values);
+
+/// Options by level and number, each with its value if it has one.
+type Values = Vec<(i32, i32, Option<Vec<u8>>)>;
 
 impl Known {
     fn fresh(&self, sort: Sort) -> Result<Arc<Fresh>, KindError> {
@@ -93,7 +96,7 @@ impl Known {
     }
 
     /// The options that sockets of a sort have, each with its usual value.
-    pub fn usual(&self, sort: Sort) -> Result<Vec<(i32, i32, Option<Vec<u8>>)>, KindError> {
+    pub fn usual(&self, sort: Sort) -> Result<Values, KindError> {
         Ok(self.fresh(sort)?.0.clone())
     }
 

@@ -153,7 +153,7 @@ fn in_process<T>(
     who: Option<&rec::PeerCred>,
     lend: &[BorrowedFd<'_>],
     calls: impl FnOnce(&mut Batch, &[i32]) -> T,
-    run: impl FnOnce(&mut ImportCx<'_>, usize, &Batch) -> Result<Outcome, KindError>,
+    beside: Option<Beside<'_>>,
     collect: impl FnOnce(&mut ImportCx<'_>, usize, &Outcome, T) -> Result<(), KindError>,
 ) -> Result<bool, KindError> {
     let Some(who) = who else { return Ok(false) };
@@ -178,7 +178,10 @@ fn in_process<T>(
     for fd in lent {
         batch.call("closing a lent socket", nr::CLOSE, &[fd.into()]);
     }
-    let outcome = run(cx, index, &batch)?;
+    let outcome = match beside {
+        Some(beside) => cx.run_beside(index, &batch, beside)?,
+        None => cx.run(index, &batch)?,
+    };
     collect(cx, index, &outcome, asked)?;
     Ok(true)
 }
@@ -225,7 +228,7 @@ fn make_pairs(
                         })
                         .collect::<Vec<_>>()
                 },
-                |cx, index, batch| cx.run_beside(index, batch, &mut *beside),
+                Some(&mut *beside),
                 |cx, index, outcome, rooms| {
                     let pid = cx.building[index].pid;
                     let pidfd = ghost_sys::pidfd::open(pid).step("holding the process that made a socket")?;
@@ -296,7 +299,7 @@ fn listen_as(
     let calls = |batch: &mut Batch, lent: &[i32]| {
         batch.call("listen", nr::LISTEN, &[lent[0].into(), backlog.into()]);
     };
-    if in_process(cx, who, &[fd], calls, |cx, index, batch| cx.run(index, batch), |_, _, _, ()| Ok(()))? {
+    if in_process(cx, who, &[fd], calls, None, |_, _, _, ()| Ok(()))? {
         return Ok(());
     }
     sock::listen(fd, backlog as i32).step("listening")
@@ -321,7 +324,7 @@ fn connect_as(
         let data = batch.data(&address);
         batch.call("connect", nr::CONNECT, &[lent[0].into(), data.into(), address.len().into()]);
     };
-    if in_process(cx, who, &lend, calls, |cx, index, batch| cx.run(index, batch), |_, _, _, ()| Ok(()))? {
+    if in_process(cx, who, &lend, calls, None, |_, _, _, ()| Ok(()))? {
         return Ok(());
     }
     sock::connect(fd, &address_of(to)).step("connecting")
