@@ -422,11 +422,15 @@ impl Prepared {
     pub fn go(mut self) -> Result<Restored, Error> {
         let root = self.root();
         let building = std::mem::take(&mut self.building);
-        crate::kinds::fd::inotify::drain_all(&self.inotifies);
-        self.inotifies.clear();
-        crate::failpoint::hit("import.go").and_then(|()| thread::go(&self.model, building, &mut self.names)).map_err(
-            |what| Error::Failed { action: self.action, process: String::new(), what, aftermath: UNDONE.to_owned() },
-        )?;
+        let inotifies = std::mem::take(&mut self.inotifies);
+        crate::failpoint::hit("import.go")
+            .and_then(|()| thread::go(&self.model, building, &mut self.names, inotifies))
+            .map_err(|what| Error::Failed {
+                action: self.action,
+                process: String::new(),
+                what,
+                aftermath: UNDONE.to_owned(),
+            })?;
         self.sysv.keep();
         self.report.stage("go");
         Ok(Restored { root, pids: self.pids, report: self.report })

@@ -358,14 +358,16 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// A process ends with ghost until the last of its threads is let go, which is the kernel's doing (PTRACE_O_EXITKILL). Where there are
 /// several, or one in several steps, those that are let go first would live on, so an undertaker ends them if ghost dies before it is through
-/// ([`Names::let_go`]).
-pub fn go(model: &Model, building: Vec<Building>, names: &mut Names) -> Result<(), KindError> {
+/// ([`Names::let_go`]). Those inotifies are emptied when no child of ghost's is left that could still close what they watch.
+pub fn go(model: &Model, building: Vec<Building>, names: &mut Names, inotifies: Vec<OwnedFd>) -> Result<(), KindError> {
     let alive = building.iter().filter(|b| b.leader.is_some());
     let all: ghost_sys::Result<Vec<OwnedFd>> = alive.map(|b| pidfd::open(b.pid)).collect();
     let all = all.step("holding the new processes")?;
     // A process that is let go to be stopped has its true signal mask only when it has stopped.
     let in_steps = all.len() > 1 || model.processes.iter().any(|p| p.stopped || p.continue_report_pending);
     names.let_go(&all, in_steps).step("making ready to let them go")?;
+    kinds::fd::inotify::drain_all(&inotifies);
+    drop(inotifies);
     let mut building: Vec<Option<Building>> = building.into_iter().map(Some).collect();
     let gone = release_all(model, &mut building);
     if gone.is_err() {
