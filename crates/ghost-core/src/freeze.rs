@@ -120,6 +120,7 @@ fn freeze_process(
 ) -> Result<Option<Vec<FrozenThread>>, KindError> {
     let mut stopped: BTreeMap<Pid, FrozenThread> = BTreeMap::new();
     let mut dead = HashSet::new();
+    let mut began = None;
     loop {
         let mut fresh = Vec::new();
         let tids = match proc::tasks(pid) {
@@ -148,7 +149,11 @@ fn freeze_process(
             }
         }
         if fresh.is_empty() {
-            break;
+            if all_are_there(pid, &stopped) || began.get_or_insert_with(Instant::now).elapsed() > ENDING {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+            continue;
         }
         // The end of a process is told with its leader, and of the leader only when all others have been waited for.
         fresh.sort_by_key(|running| running.tid() == pid);
@@ -212,6 +217,19 @@ fn detours(pid: Pid, stopped: &BTreeMap<Pid, FrozenThread>) {
             return;
         }
     }
+}
+
+/// How long threads may take to end that cannot be stopped any more.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// Whether all threads of a process are stopped, but for a leader that is dead.
+///
+/// The kernel ends the list of threads where the one dies that it has just named: others may be behind it, and run. Their number is
+/// certain: it is in the link count of the directory.
+fn all_are_there(pid: Pid, stopped: &BTreeMap<Pid, FrozenThread>) -> bool {
+    let Ok(directory) = rustix::fs::stat(format!("/proc/{pid}/task")) else { return true };
+    let dead_leader = u64::from(!stopped.contains_key(&pid));
+    directory.st_nlink.saturating_sub(2) <= stopped.len() as u64 + dead_leader
 }
 
 fn seize(tid: Pid) -> Result<Running, Errno> {

@@ -64,6 +64,37 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.check("there were some", joined > 0);
         v.eq("threads that ran", joined, count.load(SeqCst));
     }),
+    victim("relay", |v| {
+        // Each thread makes its successor and ends: at any instant some end, and others have no number yet.
+        const RUNNERS: usize = 24;
+        static LEGS: [AtomicU64; RUNNERS] = [const { AtomicU64::new(0) }; RUNNERS];
+        static RUNNING: AtomicU64 = AtomicU64::new(RUNNERS as u64);
+        static END: AtomicU64 = AtomicU64::new(0);
+        static STORE: std::sync::Mutex<Vec<Vec<u64>>> = std::sync::Mutex::new(Vec::new());
+        fn leg(runner: usize) {
+            let mut store = STORE.lock().expect("nobody panics with it");
+            store.push(vec![runner as u64; 64]);
+            if store.len() > 100 {
+                let old = store.swap_remove(runner);
+                assert!(old.iter().all(|word| *word == old[0]), "what a thread kept is damaged");
+            }
+            drop(store);
+            LEGS[runner].fetch_add(1, SeqCst);
+            if END.load(SeqCst) == 0 {
+                drop(std::thread::spawn(move || leg(runner)));
+            } else {
+                RUNNING.fetch_sub(1, SeqCst);
+            }
+        }
+        for runner in 0..RUNNERS {
+            drop(std::thread::spawn(move || leg(runner)));
+        }
+        v.wait();
+        let legs: Vec<u64> = LEGS.iter().map(|n| n.load(SeqCst)).collect();
+        v.eventually("all run on", 20_000, || LEGS.iter().zip(&legs).all(|(now, then)| now.load(SeqCst) > *then));
+        END.store(1, SeqCst);
+        v.eventually("all come to their end", 20_000, || RUNNING.load(SeqCst) == 0);
+    }),
     victim("processes-coming-and-going", |v| {
         let mut bad = Vec::new();
         v.wait_with(|| {
