@@ -31,6 +31,8 @@ pub enum PageSource {
         /// Pages that others may have too until somebody writes: (first address, end), ascending; each run is all of such, or not at
         /// all. They are to be read so that they stay what they are.
         common: Vec<(u64, u64)>,
+        /// Which of that is in other address spaces, too, which do not copy it.
+        also: Vec<memory::common::Also>,
     },
     /// Of an inode without a name, or of shared anonymous memory (data extents by SEEK_DATA).
     Inode {
@@ -119,10 +121,15 @@ pub fn check(root: Pid) -> Result<Vec<Blocker>, Error> {
         match TreeView::of_running(root) {
             Ok(view) => return Ok(blockers(&view, &ExportOptions::default())),
             // A child that has ended while it was looked at, as those of a shell script do all the time.
-            Err(e) if e.pid != 0 && e.pid != root && crate::import::has_ended(e.pid) && began.elapsed() < PATIENCE => {}
+            Err(e) if e.pid != 0 && e.pid != root && is_ending(&e) && began.elapsed() < PATIENCE => {}
             Err(e) => return Err(failed(Action::Check, root, e, "nothing was touched")),
         }
     }
+}
+
+/// Whether what went wrong is that the process has ended, or is about to: it has no descriptors any more before it is a zombie.
+fn is_ending(e: &KindError) -> bool {
+    matches!(e.cause, Cause::Kernel(ghost_sys::Errno(libc::ESRCH))) || crate::import::has_ended(e.pid)
 }
 
 fn blockers(view: &TreeView, options: &ExportOptions) -> Vec<Blocker> {

@@ -354,6 +354,8 @@ fn step<'g>(
 struct Met {
     ranges: HashMap<(u32, u32), BTreeMap<u64, u64>>,
     count: usize,
+    /// A section has had pages of several owners.
+    is_shared: bool,
 }
 
 impl Met {
@@ -362,10 +364,35 @@ impl Met {
 
     /// Whether pages of this section may have been met; if not, they are from now on. Ranges that touch become one.
     fn again(&mut self, head: &rec::PageHead) -> bool {
-        let (Some(first), Some(last)) = (head.runs.first(), head.runs.last()) else { return false };
+        let is_first = self.count == 0;
+        let owner = if head.owner == ghost_image::pages::SEVERAL { 0 } else { head.owner };
+        self.is_shared |= !head.shares.is_empty();
+        // Where address spaces share pages, those of one are in sections of others, too, and between its own.
+        let mut again = false;
+        if self.is_shared {
+            for run in &head.runs {
+                again |= self.ranges_again((owner, head.id), std::slice::from_ref(run));
+            }
+        } else {
+            again = self.ranges_again((owner, head.id), &head.runs);
+        }
+        for share in &head.shares {
+            for run in head.runs.iter().skip(share.first as usize).take(share.count as usize) {
+                for id in &share.ids {
+                    again |= self.ranges_again((owner, *id), std::slice::from_ref(run));
+                }
+            }
+        }
+        // Whatever a section has twice, one thread places it.
+        again && !is_first
+    }
+
+    /// The same of runs of one owner, from the first to the last.
+    fn ranges_again(&mut self, owner: (u32, u32), runs: &[rec::PageRun]) -> bool {
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return false };
         let (mut first, mut end) =
             (first.start, last.start.saturating_add(last.pages.saturating_mul(ghost_image::PAGE)));
-        let ranges = self.ranges.entry((head.owner, head.id)).or_default();
+        let ranges = self.ranges.entry(owner).or_default();
         let before = ranges.range(..=first).next_back().map(|(s, e)| (*s, *e));
         let after = ranges.range(first..).next().map(|(s, e)| (*s, *e));
         if before.is_some_and(|b| b.1 > first) || after.is_some_and(|a| a.0 < end) || self.count >= Self::MOST {
@@ -397,7 +424,7 @@ mod tests {
 
     fn section(id: u32, start: u64, pages: u64) -> rec::PageHead {
         let run = rec::PageRun { start: start << 12, pages, ..rec::PageRun::default() };
-        rec::PageHead { owner: 0, id, runs: vec![run] }
+        rec::PageHead { owner: 0, id, runs: vec![run], ..rec::PageHead::default() }
     }
 
     #[test]
@@ -412,6 +439,13 @@ mod tests {
             assert!(!Met::default().again(&section(1, start, pages)));
         }
         assert!(!met.again(&section(2, 100, 10)), "of another owner");
+        let share = rec::PageShare { first: 0, count: 1, ids: vec![3, 4, 4] };
+        let shared = rec::PageHead { owner: 4, shares: vec![share], ..section(5, 200, 10) };
+        assert!(!Met::default().again(&shared), "nothing was met before");
+        let mut met = Met::default();
+        assert!(!met.again(&section(3, 100, 10)) && !met.again(&section(6, 1, 1)));
+        assert!(met.again(&shared) && met.again(&section(4, 205, 1)) && met.again(&section(5, 209, 9)));
+        assert!(!met.again(&section(4, 210, 1)), "beside it");
         assert!(!met.again(&section(1, 125, 175)), "right between");
     }
 }

@@ -151,18 +151,15 @@ impl TreeView {
     /// The same of a tree whose descriptors stay what they are, so that a program in the kernel may tell of them.
     pub(crate) fn collect_frozen(pids: &[Pid], teller: rows::Teller) -> Result<Self, KindError> {
         let mut view = Self::default();
-        let mut sharing = Sharing::new();
         room::make(3 * pids.len());
         let looked = abreast::each(&pids.iter().enumerate().collect::<Vec<_>>(), WORTH, |&(i, &pid)| look(pid, i == 0));
         let mut threads = Vec::with_capacity(pids.len());
         for process in looked {
-            let Some((mut process, others)) = process? else { continue };
-            if !process.is_zombie() {
-                sharing.look(&mut view, &mut process)?;
-            }
+            let Some((process, others)) = process? else { continue };
             view.processes.push(process);
             threads.push(others);
         }
+        let mut sharing = Sharing::look(&mut view.processes)?;
         view.look_closer(threads)?;
         for index in 0..view.processes.len() {
             sharing.look_at_threads(&mut view, index)?;

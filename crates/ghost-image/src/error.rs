@@ -222,6 +222,20 @@ pub enum Flaw {
         /// Its length.
         pages: u64,
     },
+    /// Page runs are shared by an owner that can't, or by nobody although they say so.
+    #[error("page runs of owner {owner} say wrongly whether they are shared")]
+    Shares {
+        /// Whose they are.
+        owner: u32,
+    },
+    /// Page runs that are said to be shared are not there, out of order, or shared by nobody.
+    #[error("{count} shared page runs from the {first}th on are not there, out of order, or shared by nobody")]
+    Share {
+        /// The first of them.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
     /// A message that is not the protobuf record its tag promises.
     #[error("the message is not a record of its kind: {0}")]
     Record(prost::DecodeError),

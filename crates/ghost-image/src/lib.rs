@@ -21,7 +21,7 @@
 //! let mut writer = ImageWriter::new(Vec::new(), &Header::new(Arch::X86_64, "6.12.0"))?;
 //! writer.record(Tag::Host, &Host { root_pid: 4312, ..Host::default() })?;
 //! let run = PageRun { start: 0x7f00_0000_0000, pages: 2, ..PageRun::default() };
-//! let offset = writer.pages(&PageHead { owner: 0, id: 1, runs: vec![run] }, &[&[7; 4096], &[8; 4096]])?;
+//! let offset = writer.pages(&PageHead { owner: 0, id: 1, runs: vec![run], ..PageHead::default() }, &[&[7; 4096], &[8; 4096]])?;
 //! assert_eq!(offset % 4096, 0);
 //! let (bytes, _) = writer.finish()?;
 //!

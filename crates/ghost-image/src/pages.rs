@@ -3,7 +3,7 @@
 //! A run is a stretch of pages of one owner (an address space, shared memory, the content of an inode). A zero
 //! run has no bytes in the ghost: the importer leaves those pages as fresh memory is. The bytes of the other
 //! runs follow each other in the order of the runs, aligned to pages within the ghost, so that a file can be
-//! mapped, spliced or reflinked.
+//! mapped, spliced or reflinked. Runs of an address space may be pages of further ones, too, at the same addresses.
 
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
@@ -31,8 +31,23 @@ pub fn check_head(head: &PageHead, page_size: u32) -> Result<u64, Flaw> {
             data += end - run.start;
         }
     }
+    if head.shares.is_empty() == (head.owner == SEVERAL) {
+        return Err(Flaw::Shares { owner: head.owner });
+    }
+    let mut next = 0;
+    for share in &head.shares {
+        let flaw = Flaw::Share { first: share.first, count: share.count };
+        let end = share.first.checked_add(share.count).ok_or(flaw.clone())?;
+        if share.count == 0 || share.first < next || end as usize > head.runs.len() || share.ids.is_empty() {
+            return Err(flaw);
+        }
+        next = end;
+    }
     Ok(data)
 }
+
+/// `PageHead.owner`: an address space and, of some runs, further ones. A reader that does not know it refuses the pages.
+pub const SEVERAL: u32 = 4;
 
 /// A run and the place of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,7 +117,26 @@ mod tests {
 
     fn head(runs: &[(u64, u64, bool)]) -> PageHead {
         let runs = runs.iter().map(|&(start, pages, zero)| PageRun { start, pages, zero, huge: false }).collect();
-        PageHead { owner: 0, id: 1, runs }
+        PageHead { owner: 0, id: 1, runs, ..PageHead::default() }
+    }
+
+    #[test]
+    fn only_several_have_shares_and_those_of_runs_that_are_there() {
+        let share = |first, count, ids: &[u32]| crate::record::PageShare { first, count, ids: ids.to_vec() };
+        let check = |owner, shares: &[crate::record::PageShare]| {
+            let runs = head(&[(0x1000, 1, false), (0x3000, 1, true), (0x5000, 1, false)]).runs;
+            check_head(&PageHead { owner, id: 1, runs, shares: shares.to_vec() }, 4096)
+        };
+        let of_two = [share(0, 1, &[2]), share(1, 2, &[3, 2])];
+        assert_eq!(check(SEVERAL, &of_two), Ok(0x2000));
+        assert_eq!(check(0, &of_two), Err(Flaw::Shares { owner: 0 }));
+        assert_eq!(check(SEVERAL, &[]), Err(Flaw::Shares { owner: SEVERAL }));
+        for bad in [share(0, 0, &[2]), share(0, 1, &[]), share(2, 2, &[2]), share(3, 1, &[2]), share(u32::MAX, 2, &[2])]
+        {
+            let flaw = Flaw::Share { first: bad.first, count: bad.count };
+            assert_eq!(check(SEVERAL, &[bad]), Err(flaw));
+        }
+        assert_eq!(check(SEVERAL, &[of_two[1].clone(), of_two[0].clone()]), Err(Flaw::Share { first: 0, count: 1 }));
     }
 
     #[test]

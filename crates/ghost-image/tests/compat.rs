@@ -43,10 +43,10 @@ fn the_first_format_is_read() {
     assert_eq!((process.pid, process.mm_id, &*thread.comm, thread.signal_mask), (7, 1, "counter", 512));
     let mm = Mm::decode(&mm[..]).unwrap();
     assert_eq!((mm.id, mm.brk, mm.vmas[0].start, mm.vmas[0].prot), (1, 0x40_8000, 0x40_0000, 3));
-    assert_eq!(*zero, PageHead { owner: 0, id: 1, runs: vec![run(0x40_0000, 4, true)] });
+    assert_eq!(*zero, PageHead { owner: 0, id: 1, runs: vec![run(0x40_0000, 4, true)], ..PageHead::default() });
     assert!(nothing.is_empty());
     let runs = vec![run(0x40_4000, 1, false), run(0x40_5000, 2, true), run(0x40_7000, 1, false)];
-    assert_eq!(*head, PageHead { owner: 0, id: 1, runs });
+    assert_eq!(*head, PageHead { owner: 0, id: 1, runs, ..PageHead::default() });
     assert_eq!(*data, [page(1), page(2)].concat());
 
     let counts = verify(FIRST).unwrap();
@@ -178,7 +178,7 @@ fn other_files_are_not_ghosts() {
 #[test]
 fn what_no_reader_would_take_is_not_written() {
     let mut writer = ImageWriter::new(Vec::new(), &header()).unwrap();
-    let head = |start, pages| PageHead { owner: 0, id: 1, runs: vec![run(start, pages, false)] };
+    let head = |start, pages| PageHead { owner: 0, id: 1, runs: vec![run(start, pages, false)], ..PageHead::default() };
     let flaw = |result: Result<u64, Error>| match result {
         Err(Error::Unwritable { flaw, .. }) => flaw,
         other => panic!("{other:?}"),

@@ -100,7 +100,7 @@ fn parts_of_another_ghost_are_refused() {
         let mut header = header();
         header.id = [id; 16];
         let mut writer = ImageWriter::new(Vec::new(), &header).unwrap();
-        let head = PageHead { owner: 0, id: 1, runs: vec![run(0x1000, 1, false)] };
+        let head = PageHead { owner: 0, id: 1, runs: vec![run(0x1000, 1, false)], ..PageHead::default() };
         let at = writer.pages(&head, &[&page(seed)]).unwrap() as usize;
         (writer.finish().unwrap().0, at)
     };

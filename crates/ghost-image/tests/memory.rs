@@ -44,7 +44,7 @@ fn memory_does_not_grow_with_the_ghost() {
         let mut writer = ImageWriter::new(destination, &header()).unwrap();
         for i in 0..SECTIONS {
             let runs = vec![run(i * SECTION as u64, SECTION as u64 / 4096, false)];
-            writer.pages(&PageHead { owner: 0, id: 1, runs }, &[&data]).unwrap();
+            writer.pages(&PageHead { owner: 0, id: 1, runs, ..PageHead::default() }, &[&data]).unwrap();
         }
         writer.finish().unwrap().1
     });

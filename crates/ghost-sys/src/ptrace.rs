@@ -383,6 +383,16 @@ impl Stopped {
         self.ask(how, 0, std::ptr::null_mut()).map(drop)
     }
 
+    /// Its signal mask, if that has been asked in this stop.
+    pub(crate) fn known_mask(&self) -> Option<u64> {
+        self.known.mask.get()
+    }
+
+    /// Its signal mask will be this when it stops next, whoever lets it run says.
+    pub(crate) fn remember_mask(&self, mask: Option<u64>) {
+        self.known.mask.set(mask);
+    }
+
     /// Hands a signal on from a signal-delivery stop, without giving up the value.
     pub(crate) fn run_with(&self, signal: i32) -> Result<()> {
         self.known.forget();

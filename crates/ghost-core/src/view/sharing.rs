@@ -4,6 +4,7 @@
 //! CLONE_FILES or CLONE_FS, has a table or directories *apart*: those are looked at through the thread.
 
 use super::{FdView, ProcessView, TreeView};
+use crate::abreast;
 use crate::error::{Context, KindError};
 use ghost_sys::kcmp::{self, Resource};
 use ghost_sys::proc::ProcDir;
@@ -80,43 +81,42 @@ impl Sharers {
     }
 }
 
-/// What the processes of a tree share, found out one process after the other.
+/// What the processes of a tree share that their threads may have apart.
 pub(super) struct Sharing {
-    mm: Sharers,
     files: Sharers,
     fs: Sharers,
-    sighand: Sharers,
 }
 
 impl Sharing {
-    pub(super) fn new() -> Self {
-        Self {
-            mm: Sharers::new(Resource::Vm),
-            files: Sharers::new(Resource::Files),
-            fs: Sharers::new(Resource::Fs),
-            sighand: Sharers::new(Resource::Sighand),
-        }
-    }
-
-    /// Fills in what the next process of the view shares with earlier ones.
-    pub(super) fn look(&mut self, view: &mut TreeView, process: &mut ProcessView) -> Result<(), KindError> {
-        let (pid, live, index) = (process.pid, process.live, view.processes.len());
-        let sorts =
-            [(&mut self.mm, ""), (&mut self.files, TABLE), (&mut self.fs, DIRECTORIES), (&mut self.sighand, "")];
-        let [mm, files, fs, sighand] = sorts.map(|(sharers, what)| {
-            let owner = sharers.find(live, Owner::Process(index)).step_on(pid, String::new, "kcmp")?;
-            Ok(match owner {
-                Some(Owner::Process(other)) => Some(other),
-                Some(Owner::Apart(_)) => {
-                    view.crossed.push(Crossed { process: index, tid: pid, what });
-                    None
-                }
-                None => None,
-            })
+    /// Fills in what each process shares with earlier ones. The sorts have nothing to do with each other: all CPUs look at once.
+    pub(super) fn look(processes: &mut [ProcessView]) -> Result<Self, KindError> {
+        let living = processes.iter().enumerate().filter(|(_, p)| !p.is_zombie()).map(|(i, p)| (i, p.pid, p.live));
+        let living: Vec<(usize, Pid, Pid)> = living.collect();
+        let sorts = [Resource::Vm, Resource::Files, Resource::Fs, Resource::Sighand];
+        let worth = if living.len() < abreast::PROCESSES { usize::MAX } else { 1 };
+        let looked = abreast::each(&sorts, worth, |&sort| {
+            let mut sharers = Sharers::new(sort);
+            let owners = living.iter().map(|&(index, pid, live)| {
+                let owner = sharers.find(live, Owner::Process(index)).step_on(pid, String::new, "kcmp")?;
+                Ok(match owner {
+                    Some(Owner::Process(other)) => Some(other),
+                    // Threads come after all processes.
+                    Some(Owner::Apart(_)) | None => None,
+                })
+            });
+            let owners: Vec<Option<usize>> = owners.collect::<Result<_, KindError>>()?;
+            Ok::<_, KindError>((sharers, owners))
         });
-        (process.shares_mm, process.shares_files) = (mm?, files?);
-        (process.shares_fs, process.shares_sighand) = (fs?, sighand?);
-        Ok(())
+        let [mm, files, fs, sighand] =
+            <[_; 4]>::try_from(looked).unwrap_or_else(|_| unreachable!("one result for each sort"));
+        let ((_, of_mm), (files, of_files), (fs, of_fs), (_, of_sighand)) = (mm?, files?, fs?, sighand?);
+        let shared = of_mm.into_iter().zip(of_files).zip(of_fs).zip(of_sighand);
+        for ((index, ..), (((mm, files), fs), sighand)) in living.into_iter().zip(shared) {
+            let process = &mut processes[index];
+            (process.shares_mm, process.shares_files) = (mm, files);
+            (process.shares_fs, process.shares_sighand) = (fs, sighand);
+        }
+        Ok(Self { files, fs })
     }
 
     /// Fills in which threads of a process have something apart.

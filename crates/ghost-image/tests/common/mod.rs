@@ -42,10 +42,15 @@ pub fn small_ghost() -> Vec<u8> {
     writer.foreign(200, "from-tomorrow", b"a message of tomorrow", &[]).unwrap();
     let vma = Vma { start: 0x40_0000, end: 0x40_8000, prot: 3, ..Vma::default() };
     writer.record(Tag::Mm, &Mm { id: 1, brk: 0x40_8000, vmas: vec![vma], ..Mm::default() }).unwrap();
-    let zero = PageHead { owner: 0, id: 1, runs: vec![run(0x40_0000, 4, true)] };
+    let zero = PageHead { owner: 0, id: 1, runs: vec![run(0x40_0000, 4, true)], ..PageHead::default() };
     writer.pages(&zero, &[]).unwrap();
     let runs = vec![run(0x40_4000, 1, false), run(0x40_5000, 2, true), run(0x40_7000, 1, false)];
-    writer.pages(&PageHead { owner: 0, id: 1, runs }, &[&page(1)[..100], &page(1)[100..], &page(2)]).unwrap();
+    writer
+        .pages(
+            &PageHead { owner: 0, id: 1, runs, ..PageHead::default() },
+            &[&page(1)[..100], &page(1)[100..], &page(2)],
+        )
+        .unwrap();
     writer.finish().unwrap().0
 }
 

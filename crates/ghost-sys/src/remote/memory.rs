@@ -7,7 +7,7 @@
 
 use crate::{Errno, Pid, Result, errno::cvt};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An address in another process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -29,14 +29,28 @@ const MAX_BYTES: usize = 1 << 30;
 #[derive(Debug)]
 pub struct Memory {
     pid: Pid,
-    mem: Arc<std::fs::File>,
+    /// Opened by the first who needs it, where it was not opened before.
+    mem: Arc<OnceLock<std::fs::File>>,
 }
 
 impl Memory {
     /// Opens `/proc/PID/mem`; needs ptrace rights over the process.
     pub fn open(pid: Pid) -> Result<Self> {
-        let mem = std::fs::File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
-        Ok(Self { pid, mem: Arc::new(mem) })
+        Ok(Self { pid, mem: Arc::new(OnceLock::from(open(pid)?)) })
+    }
+
+    /// The same without opening anything yet: for who mostly only reads what the process itself may read. The process must be stopped, so
+    /// that its pid stays its own.
+    pub fn of_stopped(pid: Pid) -> Self {
+        Self { pid, mem: Arc::default() }
+    }
+
+    fn mem(&self) -> Result<&std::fs::File> {
+        if self.mem.get().is_none() {
+            // Another thread may have been first: then its file serves.
+            let _ = self.mem.set(open(self.pid)?);
+        }
+        self.mem.get().ok_or(Errno(libc::ESRCH))
     }
 
     /// The process it belongs to.
@@ -62,7 +76,7 @@ impl Memory {
 
     /// Reads even what the process itself may not (PROT_NONE): through `/proc/PID/mem`.
     pub fn read_forced(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<()> {
-        self.mem.read_exact_at(buf, addr.0).map_err(short_is_fault)
+        self.mem()?.read_exact_at(buf, addr.0).map_err(short_is_fault)
     }
 
     /// Writes to writable memory (process_vm_writev).
@@ -76,9 +90,30 @@ impl Memory {
         self.transfer(ranges, buf.as_ptr().cast_mut(), buf.len(), libc::SYS_process_vm_writev)
     }
 
+    /// Writes each of these to its address, in writable memory.
+    pub fn write_parts(&self, parts: &[(RemoteAddr, &[u8])]) -> Result<()> {
+        for parts in parts.chunks(MAX_RANGES) {
+            let iovec = |base: *mut libc::c_void, part: &[u8]| libc::iovec { iov_base: base, iov_len: part.len() };
+            let here: Vec<_> = parts.iter().map(|(_, p)| iovec(p.as_ptr().cast_mut().cast(), p)).collect();
+            let there: Vec<_> = parts.iter().map(|(at, p)| iovec(at.0 as *mut libc::c_void, p)).collect();
+            let len: usize = parts.iter().map(|(_, p)| p.len()).sum();
+            // SAFETY: all vectors live through the call; the kernel only reads the local bytes, which are borrowed, and checks the
+            // remote side itself.
+            let moved = cvt(unsafe {
+                let (here, there) = ((here.as_ptr(), here.len()), (there.as_ptr(), there.len()));
+                libc::syscall(libc::SYS_process_vm_writev, self.pid, here.0, here.1, there.0, there.1, 0_u64)
+            });
+            if moved != Ok(len as i64) {
+                // One by one shows where it ends.
+                parts.iter().try_for_each(|(at, part)| self.write(*at, part))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes even what the process itself may not: through `/proc/PID/mem`, which copies private pages.
     pub fn write_forced(&self, addr: RemoteAddr, bytes: &[u8]) -> Result<()> {
-        self.mem.write_all_at(bytes, addr.0).map_err(short_is_fault)
+        self.mem()?.write_all_at(bytes, addr.0).map_err(short_is_fault)
     }
 
     /// A 64-bit word.
@@ -146,6 +181,10 @@ impl Memory {
     }
 }
 
+fn open(pid: Pid) -> Result<std::fs::File> {
+    Ok(std::fs::File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?)
+}
+
 fn short_is_fault(e: std::io::Error) -> Errno {
     match e.kind() {
         // Nothing mapped there: /proc/PID/mem answers EIO, or ends.
@@ -184,6 +223,20 @@ mod tests {
         let mut got = [0; 4];
         own().read_ranges(&[(at(0), 0), (at(0), 2), (RemoteAddr(0), 0), (at(2), 2)], &mut got).expect("read");
         assert_eq!(got, source);
+    }
+
+    #[test]
+    fn parts_come_to_their_places() {
+        let source: Vec<u8> = (0..9000_u32).map(|i| (i * 7) as u8).collect();
+        let target = vec![0_u8; 9000];
+        let base = target.as_ptr() as u64;
+        let parts: Vec<_> =
+            (0..1500).rev().map(|i| (RemoteAddr(base + i * 6), &source[i as usize * 6..][..6])).collect();
+        own().write_parts(&parts).expect("write");
+        let target = std::hint::black_box(target);
+        assert_eq!(target, source);
+        assert_eq!(own().write_parts(&[(RemoteAddr(16), &source[..8])]), Err(Errno(libc::EFAULT)));
+        own().write_parts(&[]).expect("nothing");
     }
 
     #[test]

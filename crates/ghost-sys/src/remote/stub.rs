@@ -325,7 +325,11 @@ impl Stub {
         let regs = self.thread.registers().map_err(step(WHAT))?;
         self.thread.set_registers(&arch::exec_registers(&regs, &entry)).map_err(step(WHAT))?;
         self.thread.swallow();
-        self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))
+        // A batch that ends in a trap changes no mask: that is why it may.
+        let mask = if *quiet { None } else { self.thread.known_mask() };
+        self.thread.run(libc::PTRACE_CONT).map_err(step(WHAT))?;
+        self.thread.remember_mask(mask);
+        Ok(())
     }
 
     /// Waits for the end of a batch. Children that it makes are put into `born`, or let go to make their own calls.

@@ -88,7 +88,12 @@ fn record(
 }
 
 /// Writes a description for the executable of the process at `index`: its content travels when its name is gone.
-pub fn export_exe(cx: &mut ExportCx<'_>, index: usize) -> Result<u32, KindError> {
+///
+/// `exe` is what is known of it: one that others have, too, need not be opened.
+pub fn export_exe(cx: &mut ExportCx<'_>, index: usize, exe: &rec::Path) -> Result<u32, KindError> {
+    if let Some(&id) = cx.shared.opened.get(&(exe.device, exe.inode, OFlags::RDONLY.bits())) {
+        return Ok(id);
+    }
     let process = &cx.view.processes[index];
     let what = || "its executable".to_owned();
     let link = process.dir.link("exe").step_on(process.pid, what, "reading the link")?;

@@ -9,6 +9,7 @@
 
 pub mod aio;
 pub mod ask;
+pub mod common;
 pub mod exe;
 pub mod ldt;
 pub mod number;
@@ -53,8 +54,9 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
     for ((index, process), read) in owners.into_iter().zip(read) {
         let id = cx.model.mms.len() as u32 + 1;
         let (facts, exe, runs) = read?;
-        let mut mm = rec::Mm { id, brk: cx.answers.processes[index].brk, exe: Some(exe), ..facts };
-        mm.exe_file_id = crate::kinds::fd::export_exe(cx, index)?;
+        let exe_file_id = crate::kinds::fd::export_exe(cx, index, &exe)?;
+        let brk = cx.answers.processes[index].brk;
+        let mut mm = rec::Mm { id, brk, exe: Some(exe), exe_file_id, ..facts };
         let answers = &cx.answers.processes[index].memory;
         mm.ldt.clone_from(&answers.ldt);
         (mm.mlock_future, mm.mlock_onfault) = (answers.lock_future, answers.lock_onfault);
@@ -69,10 +71,32 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
             }
         }
         let (common, runs) = (runs.common().to_vec(), pages::to_copy(&runs, &mm.vmas));
-        cx.pages.push(PageSource::Memory { mm_id: id, process: index, runs, common });
+        cx.pages.push(PageSource::Memory { mm_id: id, process: index, runs, common, also: Vec::new() });
         cx.model.mms.push(mm);
     }
+    share(cx);
     Ok(())
+}
+
+/// Leaves each page that several have in common to the first of them.
+fn share(cx: &mut ExportCx<'_>) {
+    let view = cx.view;
+    let spaces = cx.pages.iter().filter_map(|source| match source {
+        PageSource::Memory { mm_id, process, runs, common, .. } => {
+            Some(common::Space { id: *mm_id, dir: &view.processes[*process].dir, runs, common })
+        }
+        _ => None,
+    });
+    let spaces: Vec<common::Space<'_>> = spaces.collect();
+    let Some(shares) = common::find(&spaces) else { return };
+    let mut shares = shares.into_iter();
+    for source in &mut cx.pages {
+        if let PageSource::Memory { runs, also, .. } = source
+            && let Some(share) = shares.next()
+        {
+            (*runs, *also) = (share.runs, share.also);
+        }
+    }
 }
 
 /// The id of the address space of the process at `index`, which [`export`] has given or will give.

@@ -14,7 +14,7 @@ use ghost_image::record::vma::Special;
 use ghost_sys::pagemap::{PageMap, Query};
 use ghost_sys::remote::{Batch, Executor, Memory, RemoteAddr};
 use ghost_sys::uffd::Missing;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// `PageHead.owner`: an address space.
@@ -25,6 +25,8 @@ pub const OWNER_SHMEM: u32 = 1;
 pub const OWNER_CONTENT: u32 = 2;
 /// `PageHead.owner`: a System V segment.
 pub const OWNER_SYSV: u32 = 3;
+/// `PageHead.owner`: an address space and those that have some of its pages, too.
+pub const OWNER_SEVERAL: u32 = ghost_image::pages::SEVERAL;
 
 /// Bytes of a page: x86-64 has no other base size.
 pub(super) const PAGE: u64 = 4096;
@@ -300,11 +302,14 @@ fn fill(missing: &Missing, memory: &Memory, start: u64, bytes: &[u8]) -> ghost_s
 pub fn import(cx: &Targets<'_>, head: &rec::PageHead, bytes: &[u8]) -> Result<(), KindError> {
     let filled = head.runs.iter().filter(|r| !r.zero);
     match head.owner {
-        OWNER_MM => {
+        OWNER_MM | OWNER_SEVERAL => {
             let memory = cx.memories.get(&head.id).ok_or_else(|| alien(head))?;
             let runs: Vec<_> = filled.map(|r| (r.start, r.pages * PAGE)).collect();
-            let written = cx.write(head.id, memory, &runs, bytes).and_then(|()| write_zeros(cx.model, memory, head));
-            written.step_on(memory.pid(), String::new, "writing its pages")
+            let written = cx
+                .write(head.id, memory, &runs, bytes)
+                .and_then(|()| write_zeros(cx.model, head.id, memory, head.runs.iter()));
+            written.step_on(memory.pid(), String::new, "writing its pages")?;
+            import_shared(cx, head, bytes)
         }
         OWNER_SHMEM | OWNER_CONTENT | OWNER_SYSV => {
             let table = match head.owner {
@@ -335,6 +340,41 @@ pub fn import(cx: &Targets<'_>, head: &rec::PageHead, bytes: &[u8]) -> Result<()
     }
 }
 
+/// Puts those pages of a section where they belong that further address spaces have.
+fn import_shared(cx: &Targets<'_>, head: &rec::PageHead, bytes: &[u8]) -> Result<(), KindError> {
+    if head.shares.is_empty() {
+        return Ok(());
+    }
+    let mut at = 0;
+    let places = head.runs.iter().map(|run| {
+        let len = if run.zero { 0 } else { (run.pages * PAGE) as usize };
+        at += len;
+        (run, &bytes[at - len..at])
+    });
+    let places: Vec<(&rec::PageRun, &[u8])> = places.collect();
+    let mut of_each: BTreeMap<u32, Vec<std::ops::Range<usize>>> = BTreeMap::new();
+    for share in &head.shares {
+        let runs = share.first as usize..(share.first + share.count) as usize;
+        for id in &share.ids {
+            of_each.entry(*id).or_default().push(runs.clone());
+        }
+    }
+    for (id, runs) in of_each {
+        let memory = cx.memories.get(&id).ok_or_else(|| alien(head))?;
+        let places = || runs.iter().flat_map(|runs| &places[runs.clone()]);
+        let filled = places().filter(|(run, _)| !run.zero);
+        let written = if cx.missing.contains_key(&id) {
+            let mut filled = filled;
+            filled.try_for_each(|(run, bytes)| cx.write(id, memory, &[(run.start, run.pages * PAGE)], bytes))
+        } else {
+            memory.write_parts(&filled.map(|(run, bytes)| (RemoteAddr(run.start), *bytes)).collect::<Vec<_>>())
+        };
+        let written = written.and_then(|()| write_zeros(cx.model, id, memory, places().map(|p| p.0)));
+        written.step_on(memory.pid(), String::new, "writing its pages")?;
+    }
+    Ok(())
+}
+
 fn alien(head: &rec::PageHead) -> KindError {
     KindError::conflict(
         "placing pages",
@@ -343,9 +383,14 @@ fn alien(head: &rec::PageHead) -> KindError {
 }
 
 /// Pages of zeros that hide what a file has there are pages all the same; anonymous memory reads as zeros by itself.
-fn write_zeros(model: &Model, memory: &Memory, head: &rec::PageHead) -> ghost_sys::Result<()> {
-    let Some(mm) = model.mm(head.id) else { return Ok(()) };
-    for run in head.runs.iter().filter(|r| r.zero) {
+fn write_zeros<'r>(
+    model: &Model,
+    id: u32,
+    memory: &Memory,
+    runs: impl Iterator<Item = &'r rec::PageRun>,
+) -> ghost_sys::Result<()> {
+    let Some(mm) = model.mm(id) else { return Ok(()) };
+    for run in runs.filter(|r| r.zero) {
         let end = run.start + run.pages * PAGE;
         let first = mm.vmas.partition_point(|v| v.end <= run.start);
         for vma in mm.vmas[first..].iter().take_while(|v| v.start < end).filter(|v| v.file_id != 0) {

@@ -7,7 +7,8 @@
 //! can be written at several places is then written by all of them, a stream by one after the other. Sections of one object may
 //! so stand in another order than their addresses. Pages that hold only zeros carry no bytes.
 
-use super::pages::{OWNER_MM, PAGE};
+use super::common::Also;
+use super::pages::{OWNER_MM, OWNER_SEVERAL, PAGE};
 use crate::abreast;
 use crate::error::{Cause, Context, KindError};
 use crate::export::PageSource;
@@ -144,7 +145,7 @@ struct Worker<'w, W> {
     written: u64,
 }
 
-impl<W: Write> Worker<'_, W> {
+impl<'w, W: Write> Worker<'w, W> {
     fn run(&mut self) -> Result<(), KindError> {
         let shared = self.shared;
         while !shared.failed.load(Ordering::Relaxed) {
@@ -159,28 +160,26 @@ impl<W: Write> Worker<'_, W> {
         Ok(())
     }
 
-    fn read(&mut self, index: usize, portion: &[(u64, usize)]) -> Result<Section, KindError> {
+    fn read(&mut self, index: usize, portion: &[(u64, usize)]) -> Result<Section<'w>, KindError> {
         let (source, pid) = self.shared.sources[index];
         if self.from.as_ref().is_none_or(|f| f.0 != index) {
             let from = match source {
-                PageSource::Memory { common, .. } => {
-                    From::Memory(Memory::open(pid).step("opening its memory")?, common)
-                }
+                PageSource::Memory { common, .. } => From::Memory(Memory::of_stopped(pid), common),
                 PageSource::Inode { file, .. } => From::File(file),
                 PageSource::Bytes { runs, .. } => From::Bytes(runs),
             };
             self.from = Some((index, from));
         }
         let Some((_, from)) = &self.from else { unreachable!("it was opened above") };
-        let (owner, id) = match source {
-            PageSource::Memory { mm_id, .. } => (OWNER_MM, *mm_id),
-            PageSource::Inode { owner, id, .. } | PageSource::Bytes { owner, id, .. } => (*owner, *id),
+        let (owner, id, also) = match source {
+            PageSource::Memory { mm_id, also, .. } => (OWNER_MM, *mm_id, &also[..]),
+            PageSource::Inode { owner, id, .. } | PageSource::Bytes { owner, id, .. } => (*owner, *id, &[][..]),
         };
         let len: usize = portion.iter().map(|p| p.1).sum();
         if self.buffer.len() < len {
             self.buffer.resize(len, 0);
         }
-        let mut section = Section::of(owner, id);
+        let mut section = Section::of(owner, id, also);
         let mut rest = portion;
         while !rest.is_empty() {
             let mut len = 0;
@@ -196,7 +195,7 @@ impl<W: Write> Worker<'_, W> {
         Ok(section)
     }
 
-    fn put(&mut self, section: &Section) -> Result<(), KindError> {
+    fn put(&mut self, section: &Section<'_>) -> Result<(), KindError> {
         let slices: Vec<&[u8]> = section.keep.iter().map(|r| &self.buffer[r.clone()]).collect();
         let (len, checksum) = (section.keep.iter().map(|r| r.len() as u64).sum(), section.sum.value());
         let mut image = self.shared.image.lock().expect("no page writer panics");
@@ -215,18 +214,47 @@ impl<W: Write> Worker<'_, W> {
 }
 
 /// A section in the making: what its pages are, and which parts of the buffer are to be written.
-struct Section {
+struct Section<'s> {
     head: rec::PageHead,
+    /// Which pages others have, too; what lies before the section's pages is not among them any more.
+    also: &'s [Also],
     keep: Vec<Range<usize>>,
     sum: ghost_image::pages::DataSum,
     /// Bytes in the buffer.
     len: u64,
 }
 
-impl Section {
-    fn of(owner: u32, id: u32) -> Self {
-        let head = rec::PageHead { owner, id, runs: Vec::new() };
-        Self { head, keep: Vec::new(), sum: ghost_image::pages::DataSum::default(), len: 0 }
+impl<'s> Section<'s> {
+    fn of(owner: u32, id: u32, also: &'s [Also]) -> Self {
+        let head = rec::PageHead { owner, id, ..rec::PageHead::default() };
+        Self { head, also, keep: Vec::new(), sum: ghost_image::pages::DataSum::default(), len: 0 }
+    }
+
+    /// Puts a page into the head; whoever has it, too, must be the same for all pages of a run.
+    fn page(&mut self, address: u64, zero: bool) {
+        self.also = &self.also[self.also.iter().take_while(|a| a.end <= address).count()..];
+        let also = self.also.first().filter(|a| a.start <= address);
+        let runs = self.head.runs.len() as u32;
+        let last = self.head.shares.last_mut();
+        // Those who have the last run, and those who have this page.
+        let of_last = last.as_ref().filter(|s| s.first + s.count == runs).map_or(&[][..], |s| &s.ids);
+        let ids = also.map_or(&[][..], |a| &a.ids);
+        let is_same = of_last == ids;
+        match self.head.runs.last_mut() {
+            Some(run) if is_same && run.zero == zero && run.start + run.pages * PAGE == address => {
+                run.pages += 1;
+                return;
+            }
+            _ => self.head.runs.push(rec::PageRun { start: address, pages: 1, zero, huge: false }),
+        }
+        match last {
+            _ if ids.is_empty() => {}
+            Some(last) if is_same => last.count += 1,
+            _ => {
+                self.head.owner = OWNER_SEVERAL;
+                self.head.shares.push(rec::PageShare { first: runs, count: 1, ids: ids.to_vec() });
+            }
+        }
     }
 
     /// Reads these ranges behind what is in the buffer; pages of zeros become runs without bytes.
@@ -242,10 +270,7 @@ impl Section {
                 let here = at..at + page;
                 let zero = is_zero(&buffer[here.clone()]);
                 let address = start + offset as u64;
-                match self.head.runs.last_mut() {
-                    Some(run) if run.zero == zero && run.start + run.pages * PAGE == address => run.pages += 1,
-                    _ => self.head.runs.push(rec::PageRun { start: address, pages: 1, zero, huge: false }),
-                }
+                self.page(address, zero);
                 if !zero {
                     match self.keep.last_mut() {
                         Some(last) if last.end == here.start => last.end = here.end,

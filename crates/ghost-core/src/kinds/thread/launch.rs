@@ -32,6 +32,7 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
     let users = first_users(model);
     let mut instructions: HashMap<u32, u64> = HashMap::new();
+    let mut hint = None;
     for (building, record) in cx.building.iter_mut().zip(&model.processes) {
         let Some(leader) = building.leader.as_mut() else { continue };
         let on = |e: KindError| e.on(record.pid, "");
@@ -53,7 +54,8 @@ pub fn settle(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
         }
         let leader = building.leader.as_ref().expect("it was there a moment ago");
         if let std::collections::hash_map::Entry::Vacant(entry) = instructions.entry(record.mm_id) {
-            entry.insert(syscall_instruction(model, record.mm_id, leader.memory()).map_err(on)?);
+            let found = syscall_instruction(model, record.mm_id, leader.memory(), hint).map_err(on)?;
+            hint = Some(*entry.insert(found));
         }
     }
     for (building, record) in cx.building.iter_mut().zip(&model.processes) {
@@ -236,12 +238,21 @@ fn seccomp(stub: &mut Stub, thread: &rec::Thread, model: &Model) -> Result<(), K
 }
 
 /// A `syscall` instruction that the program itself has mapped: in its vDSO, else in any of its code.
-fn syscall_instruction(model: &Model, mm_id: u32, memory: &Memory) -> Result<u64, KindError> {
+///
+/// Mostly it is at the same address as in another process (`hint`).
+fn syscall_instruction(model: &Model, mm_id: u32, memory: &Memory, hint: Option<u64>) -> Result<u64, KindError> {
     let mm =
         model.mm(mm_id).ok_or_else(|| KindError::conflict("reading the records", "an address space is missing"))?;
     let code = |vdso: bool| {
         mm.vmas.iter().filter(move |v| v.prot & libc::PROT_EXEC as u32 != 0 && (v.special() == Special::Vdso) == vdso)
     };
+    let is_inside = |at: u64| code(true).chain(code(false)).any(|v| v.start <= at && at + 2 <= v.end);
+    if let Some(at) = hint.filter(|at| is_inside(*at)) {
+        let mut bytes = [0; 2];
+        if memory.read(RemoteAddr(at), &mut bytes).is_ok() && bytes == SYSCALL {
+            return Ok(at);
+        }
+    }
     for vma in code(true).chain(code(false)) {
         let mut at = vma.start;
         while at < vma.end {
@@ -477,7 +488,7 @@ fn settle_parent(
         thread.discard(libc::SIGCHLD)?;
     }
     if !keeps_report {
-        let at = syscall_instruction(model, record.mm_id, stub.memory()).map_err(|_| Errno(libc::ENOEXEC))?;
+        let at = syscall_instruction(model, record.mm_id, stub.memory(), None).map_err(|_| Errno(libc::ENOEXEC))?;
         let (general, mask) = (thread.regset(NT_PRSTATUS)?, thread.signal_mask()?);
         thread.set_signal_mask(u64::MAX)?;
         let how = (libc::WUNTRACED | libc::WNOHANG) as u64;

@@ -167,13 +167,12 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         if process.is_zombie() {
             continue;
         }
-        let memory = Memory::open(process.live).step_on(process.pid, String::new, "opening its memory")?;
-        let slots = Slots::of(process.live, &process.dir);
-        if let Some((at, bytes)) = slots.as_ref().and_then(Slots::kept) {
-            let id = cx.model.processes[index].mm_id;
-            if let Some(mm) = cx.model.mms.iter_mut().find(|m| m.id == id) {
-                (mm.detours_at, mm.detours) = (at, bytes);
-            }
+        let memory = Memory::of_stopped(process.live);
+        let id = cx.model.processes[index].mm_id;
+        let mm = cx.model.mms.iter_mut().find(|m| m.id == id);
+        let slots = mm.as_ref().filter(|mm| mm.vdso != 0).and_then(|mm| Slots::at(memory.share(), mm.vdso));
+        if let (Some(mm), Some((at, bytes))) = (mm, slots.as_ref().and_then(Slots::kept)) {
+            (mm.detours_at, mm.detours) = (at, bytes);
         }
         let mut threads = Vec::with_capacity(process.threads.len());
         for (thread, answers) in process.threads.iter().zip(&cx.answers.processes[index].threads) {
