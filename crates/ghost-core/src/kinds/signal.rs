@@ -76,6 +76,17 @@ fn field(raw: &[u8], at: usize) -> i32 {
     raw.get(at..at + 4).map_or(0, |b| i32::from_ne_bytes(b.try_into().expect("four bytes")))
 }
 
+/// Which signal it is.
+pub(super) fn number(info: &rec::SigInfo) -> i32 {
+    field(&info.raw, 0)
+}
+
+/// Whether the kernel sent it, and no process.
+pub(super) fn is_of_the_kernel(info: &rec::SigInfo) -> bool {
+    const SI_KERNEL: i32 = 0x80;
+    field(&info.raw, 8) == SI_KERNEL
+}
+
 /// Whether this signal was sent by the POSIX timer with this id.
 pub(super) fn is_of_timer(info: &rec::SigInfo, id: i32) -> bool {
     const SI_TIMER: i32 = -2;

@@ -38,11 +38,13 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
             .itimers
             .iter()
             .zip(0..)
-            .filter(|((_, value), _)| *value != 0)
-            .map(|(&(interval_us, value_us), which)| rec::Interval {
-                which,
-                interval_ns: interval_us.saturating_mul(1000),
-                value_ns: value_us.saturating_mul(1000),
+            .filter_map(|(&(interval_us, value_us), which)| {
+                let value_us = if which == 0 { value_of_real(record, interval_us, value_us) } else { value_us };
+                (value_us != 0).then(|| rec::Interval {
+                    which,
+                    interval_ns: interval_us.saturating_mul(1000),
+                    value_ns: value_us.saturating_mul(1000),
+                })
             })
             .collect();
         record.posix_timers = answers
@@ -81,6 +83,29 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         }
     }
     Ok(())
+}
+
+/// What is left of the timer of real time, in us; 0 if it stands still.
+///
+/// The kernel starts its next interval when a thread takes SIGALRM: of one that has expired until then it tells that nothing is left. If its
+/// signal waits, the next interval begins now: also if the timer was asked a moment before it expired, so that it does not expire twice. If
+/// none waits, it has expired since the signals were read, and does so again.
+fn value_of_real(record: &rec::Process, interval_us: i64, value_us: i64) -> i64 {
+    const SIG_IGN: u64 = 1;
+    const A_MOMENT: i64 = 250_000;
+    let alarms = || record.pending.iter().filter(|info| signal::number(info) == libc::SIGALRM);
+    if value_us <= A_MOMENT && alarms().any(signal::is_of_the_kernel) {
+        return interval_us;
+    }
+    if value_us != 0 || interval_us == 0 {
+        return value_us;
+    }
+    if alarms().next().is_some() {
+        return interval_us;
+    }
+    // An ignored signal is never taken: such a timer stays as it is.
+    let ignored = record.actions.iter().any(|a| a.signal == libc::SIGALRM as u32 && a.handler == SIG_IGN);
+    i64::from(!ignored)
 }
 
 /// Makes and arms the timers.

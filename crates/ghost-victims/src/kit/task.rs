@@ -85,6 +85,13 @@ pub fn block(signals: &[i32]) -> Sys {
         .map(drop)
 }
 
+/// Lets this thread have these signals again.
+pub fn unblock(signals: &[i32]) -> Sys {
+    let mut set = signals.iter().fold(0u64, |m, s| m | 1 << (s - 1));
+    let args = [libc::SIG_UNBLOCK.into(), 0, 0, 8, 0, 0];
+    super::fd::raw_ref("rt_sigprocmask", libc::SYS_rt_sigprocmask, args, 1, &mut set).map(drop)
+}
+
 /// Ignores a signal.
 pub fn ignore(signal: i32) {
     // SAFETY: SIG_IGN is always a valid disposition.

@@ -1,10 +1,11 @@
 //! Devices that keep nothing for a description (null, zero, full, random), and terminals that belong to the caller.
 //!
 //! A terminal whose master side is outside of the tree is the caller's: at the restart it is the terminal of the restorer,
-//! whatever its name; without one, its standard input and output. Settings of the terminal (`termios(3)`) stay with the
+//! whatever its name; without one, its standard input and output. One that has hung up (its window is closed) is nobody's any more: it
+//! comes back as one that has hung up. Settings of the terminal (`termios(3)`) stay with the
 //! terminal. One whose master is inside of the tree travels with it: see [`pty`](super::pty).
 
-use super::{external, note, path, regular};
+use super::{external, note, path, pty, regular};
 use crate::error::{Context, KindError};
 use crate::import::ImportCx;
 use crate::names::Sort;
@@ -81,7 +82,13 @@ const USUAL: [(u32, &str); 5] =
 
 /// What is written of a description of a terminal.
 pub fn export_terminal(fd: &FdView) -> rec::Tty {
-    rec::Tty { path: Some(path::of(&fd.link, &fd.stat)), rdev: fd.stat.st_rdev, callers: true, ..rec::Tty::default() }
+    rec::Tty {
+        path: Some(path::of(&fd.link, &fd.stat)),
+        rdev: fd.stat.st_rdev,
+        callers: true,
+        hung_up: pty::is_hung_up(fd),
+        ..rec::Tty::default()
+    }
 }
 
 /// The restorer's terminal, or what it has instead.
@@ -89,6 +96,9 @@ pub fn import_terminal(cx: &mut ImportCx<'_>, file: &rec::File, tty: &rec::Tty) 
     let flags = OFlags::from_bits_retain(file.flags & !(regular::NOT_AGAIN | regular::ASYNC))
         | OFlags::CLOEXEC
         | OFlags::NOCTTY;
+    if tty.hung_up {
+        return pty::hung_up(flags.bits());
+    }
     let by_rule = tty.path.as_ref().is_some_and(|p| p.path == b"/dev/tty");
     if by_rule && let Some(fd) = in_session(cx, file, flags)? {
         return Ok(fd);

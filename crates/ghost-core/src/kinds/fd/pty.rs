@@ -155,6 +155,19 @@ pub fn check_slave(view: &TreeView, fd: &FdView) -> Option<Refusal> {
     Some(Refusal::new("outside", why, "checkpoint a process above both, or end that one first"))
 }
 
+/// Whether a terminal has hung up: whoever reads it is told the end, and no call reaches it any more.
+pub fn is_hung_up(fd: &FdView) -> bool {
+    ready(fd, PollFlags::IN).contains(PollFlags::HUP | PollFlags::ERR)
+}
+
+/// A terminal that has hung up: that of a master which is closed at once.
+pub fn hung_up(flags: u32) -> Result<OwnedFd, KindError> {
+    let how = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::open("/dev/ptmx", how, Mode::empty()).step("opening /dev/ptmx")?;
+    tty::set_locked(master.as_fd(), false).step("TIOCSPTLCK")?;
+    tty::open_peer(master.as_fd(), flags as i32).step("TIOCGPTPEER")
+}
+
 /// What is written of a master.
 pub fn export_master(fd: &FdView) -> Result<rec::Tty, KindError> {
     let ours = fd.ours.as_fd();

@@ -185,7 +185,9 @@ pub fn export(cx: &mut ExportCx<'_>) -> Result<(), KindError> {
         let stat = &process.stat;
         record.start_time_ns = stat.starttime.saturating_mul(10_000_000);
         if process.is_zombie() {
-            let thread = rec::Thread { tid: process.pid, ..rec::Thread::default() };
+            // Who waits for it is told its user.
+            let cred = Some(crate::kinds::process::cred::of(&process.status, 0));
+            let thread = rec::Thread { tid: process.pid, cred, ..rec::Thread::default() };
             record.threads = vec![crate::kinds::thread::name::named(thread, &stat.comm)];
         } else {
             terminal::export(process, &mut record);

@@ -14,6 +14,19 @@ pub(super) const VICTIMS: &[Victim] = &[
         set(libc::ITIMER_REAL, 0, 0);
         judge(v, begin, 300, 100, outage);
     }),
+    victim("itimer-signal-waits", |v| {
+        // The kernel begins the next interval when the signal is taken; until then it tells that nothing is left.
+        listen(libc::SIGALRM);
+        crate::kit::task::block(&[libc::SIGALRM]).unwrap();
+        set(libc::ITIMER_REAL, 20, 20);
+        sleep_ms(60);
+        v.need("it has expired", get(libc::ITIMER_REAL) == (0, 20_000));
+        v.wait();
+        v.eq("expirations that were told", 0, count());
+        crate::kit::task::unblock(&[libc::SIGALRM]).unwrap();
+        v.eventually("it ticks again", 3000, || count() >= 3);
+        set(libc::ITIMER_REAL, 0, 0);
+    }),
     victim("itimer-once", |v| {
         listen(libc::SIGALRM);
         let begin = now_ns();

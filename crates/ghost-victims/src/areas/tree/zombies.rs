@@ -15,6 +15,20 @@ pub(super) const VICTIMS: &[Victim] = &[
         v.wait();
         v.eq("statuses", vec![libc::SIGKILL], statuses());
     }),
+    victim("zombie-of-a-user", |v| {
+        die(v, || {
+            must!(setgid(1234));
+            must!(setuid(4321));
+            call!(raise(libc::SIGTERM));
+        });
+        v.wait();
+        // SAFETY: plain data, all zero is a valid value.
+        let mut info: libc::siginfo_t = unsafe { crate::sys::zeroed() };
+        must!(waitid(libc::P_ALL, 0, &mut info, libc::WEXITED));
+        // SAFETY: the kernel has filled it as for SIGCHLD.
+        let (user, status) = unsafe { (info.si_uid(), info.si_status()) };
+        v.eq("user and status", (4321, libc::SIGTERM), (user, status));
+    }),
     victim("zombie-core", |v| {
         // No core file is wanted, but the bit in the status is: only where a core was written does it show.
         die(v, || {

@@ -51,6 +51,22 @@ pub(super) const VICTIMS: &[Victim] = &[
         fd::write_full(t, b"printed\n")?;
         shows(s, m, "output", b"printed\r\n")?;
     }),
+    row!("hung-up", |s| {
+        // As left behind by a window that was closed: the program runs on, and its terminal is nobody's.
+        let (m, t) = pty()?;
+        let again = fd::open(fd::link_of(t)?, libc::O_RDONLY | libc::O_NOCTTY | libc::O_NONBLOCK)?;
+        fd::close(m)?;
+        let flags = [fd::fcntl(t, libc::F_GETFL, 0)?, fd::fcntl(again, libc::F_GETFL, 0)?];
+        s.wait();
+        same("flags", flags, [fd::fcntl(t, libc::F_GETFL, 0)?, fd::fcntl(again, libc::F_GETFL, 0)?])?;
+        for f in [t, again] {
+            let all = libc::POLLIN | libc::POLLOUT | libc::POLLERR | libc::POLLHUP;
+            same("poll", all, fd::poll_now(f, libc::POLLIN | libc::POLLOUT)?)?;
+            same("end", 0, fd::read(f, 1)?.len())?;
+            truth("it is no terminal that answers", !is_tty(f))?;
+        }
+        fails("write", libc::EIO, fd::write(t, b"x"))?;
+    }),
     row!("pair-settings", |s| {
         let (m, t) = pty()?;
         let mut raw = termios(t)?;

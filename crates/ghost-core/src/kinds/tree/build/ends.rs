@@ -7,7 +7,7 @@ use crate::kinds::thread::name;
 use ghost_image::record as rec;
 use ghost_sys::ptrace::{Stop, Waited};
 use ghost_sys::remote::{Batch, Executor, RemoteError, Stub};
-use ghost_sys::{Pid, nr, process};
+use ghost_sys::{Pid, nr};
 
 impl Builder<'_, '_> {
     pub(super) fn end_helpers(&mut self) -> Result<(), KindError> {
@@ -50,9 +50,16 @@ impl Builder<'_, '_> {
     }
 }
 
+/// Gives a process that is about to end its name and its user.
 fn rename(mut stub: Stub, old: Pid, thread: &rec::Thread) -> Result<Stub, KindError> {
     let mut batch = Batch::new();
     name::give(&mut batch, thread);
+    if let Some(cred) = thread.cred.as_ref().filter(|c| !c.uid.is_empty() && !c.gid.is_empty()) {
+        // Who waits for it is told its real user. Without the right to that it stays that of ghost.
+        let keep = u64::MAX;
+        batch.try_call("setresgid", nr::SETRESGID, &[cred.gid[0].into(), keep.into(), keep.into()]);
+        batch.try_call("setresuid", nr::SETRESUID, &[cred.uid[0].into(), keep.into(), keep.into()]);
+    }
     stub.run(&batch).map_err(|e| remote(old, e))?;
     Ok(stub)
 }
@@ -74,7 +81,11 @@ fn end_with(mut stub: Stub, old: Pid, status: u32) -> Result<(), KindError> {
         return Err(on(KindError::conflict("ending it", "no process can end with this status")));
     }
     // A limit of one byte means no core, even where cores go to a program.
-    process::set_limit(stub.pid, libc::RLIMIT_CORE, (1, 1)).step("forbidding its core").map_err(on)?;
+    // It does so itself: it may have another user than ghost by now.
+    let mut batch = Batch::new();
+    let limit = batch.data(&[1_u64.to_ne_bytes(); 2].concat());
+    batch.call("forbidding its core", nr::PRLIMIT64, &[0.into(), libc::RLIMIT_CORE.into(), limit.into(), 0.into()]);
+    stub.run(&batch).map_err(|e| remote(old, e))?;
     let pid = stub.pid;
     let thread = stub.into_thread().step("ending it").map_err(on)?;
     thread.set_signal_mask(0).step("ending it").map_err(on)?;
