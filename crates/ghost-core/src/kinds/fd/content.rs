@@ -132,7 +132,7 @@ fn xattrs(fd: BorrowedFd<'_>) -> Vec<rec::Xattr> {
 }
 
 /// Another name of this inode in the directory where it had the one that is gone.
-fn other_name(parent: &[u8], stat: &Stat) -> Option<Vec<u8>> {
+pub(crate) fn other_name(parent: &[u8], stat: &Stat) -> Option<Vec<u8>> {
     let dir = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     for entry in rustix::fs::Dir::read_from(&dir).ok()? {
         let entry = entry.ok()?;
@@ -146,7 +146,8 @@ fn other_name(parent: &[u8], stat: &Stat) -> Option<Vec<u8>> {
     None
 }
 
-fn parent(path: &[u8]) -> &[u8] {
+/// The directory of a path.
+pub(crate) fn parent(path: &[u8]) -> &[u8] {
     match path.iter().rposition(|b| *b == b'/') {
         Some(0) | None => b"/",
         Some(slash) => &path[..slash],

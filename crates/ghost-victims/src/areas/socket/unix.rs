@@ -50,6 +50,31 @@ pub(super) const VICTIMS: &[Victim] = &[
         serves("by its path", f, SOCK_STREAM, &path)?;
         serves("again", f, SOCK_STREAM, &path)?;
     }),
+    row!("listening-moved", [NAMED], |s| {
+        // Bound under a name for the moment, as servers do that must not be seen half ready: then renamed, or linked.
+        std::env::set_current_dir(s.dir()).map_err(|e| e.to_string())?;
+        let mut all = Vec::new();
+        for (n, relative) in [(0, false), (1, false), (2, true)] {
+            let (moment, real) = (format!("moment{n}"), name(s, &format!("real{n}")));
+            let moment = if relative { moment } else { name(s, &moment) };
+            let f = sock::socket(libc::AF_UNIX, SOCK_STREAM, 0)?;
+            sock::bind(f, &sock::unix(&moment))?;
+            sock::listen(f, 5)?;
+            if n == 1 {
+                fd::link(&moment, &real)?;
+                fd::unlink(&moment)?;
+            } else {
+                fd::rename(&moment, &real)?;
+            }
+            all.push((f, sock::local(f)?, moment, real));
+        }
+        s.wait();
+        for (f, before, moment, real) in all {
+            same("name", before, sock::local(f)?)?;
+            truth("the name for the moment is gone", !std::path::Path::new(&moment).exists())?;
+            serves("by its name", f, SOCK_STREAM, &real)?;
+        }
+    }),
     row!("bound-longest-path", [NAMED], |s| {
         // It fills the address to the end, and from the root it is longer.
         std::env::set_current_dir(s.dir()).map_err(|e| e.to_string())?;

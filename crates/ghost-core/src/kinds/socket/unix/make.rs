@@ -4,6 +4,7 @@ use super::super::{AF_UNIX, Beside, all, finish_one, on};
 use super::DGRAM;
 use crate::error::{Context, KindError};
 use crate::import::ImportCx;
+use crate::kinds::fd::content::parent;
 use crate::kinds::fd::{note, path};
 use crate::names::Sort;
 use ghost_image::record as rec;
@@ -381,7 +382,9 @@ fn bind(
     let new = rustix::fs::lstat(at.as_slice()).is_err();
     remove_stale(&at).map_err(|e| e.advise("end whoever listens there: perhaps the original still runs"))?;
     let ticket = new.then(|| cx.names.intend(&at, Sort::Socket));
-    if name.starts_with(b"/") {
+    if is_moved(&bound.path, name) && at == bound.path {
+        bind_moved(cx, socket, name, &at, fd)?;
+    } else if name.starts_with(b"/") {
         let address = if at == bound.path { socket.local.clone() } else { sock::unix_address(&at) };
         sock::bind(fd.as_fd(), &address).step(text())?;
     } else {
@@ -422,6 +425,44 @@ fn past_circles<T>(mut attempt: impl FnMut() -> T, in_the_way: impl Fn(&T) -> bo
         result = attempt();
     }
     result
+}
+
+/// Whether the file of a name has another one by now, by rename(2) or link(2).
+fn is_moved(path: &[u8], name: &[u8]) -> bool {
+    if name.starts_with(b"/") { path != name } else { !path.ends_with(name) }
+}
+
+/// Binds it to the name of then, which its file has for the moment only; where that cannot be, to the one that its file has.
+fn bind_moved(
+    cx: &mut ImportCx<'_>,
+    socket: &rec::Socket,
+    name: &[u8],
+    at: &[u8],
+    fd: &OwnedFd,
+) -> Result<(), KindError> {
+    let directory = parent(at);
+    let absolute = name.starts_with(b"/");
+    let old = if absolute { name.to_vec() } else { [directory, b"/", name].concat() };
+    let text = || format!("binding {}", String::from_utf8_lossy(&old));
+    if rustix::fs::lstat(old.as_slice()).is_ok() || (!absolute && name.contains(&b'/')) {
+        let words = "is told another name of itself: that of its file now";
+        cx.notes.push(note(0, "unix", String::from_utf8_lossy(name), words));
+        return sock::bind(fd.as_fd(), &sock::unix_address(at)).step(text());
+    }
+    let ticket = cx.names.intend(&old, Sort::Socket);
+    let bound = if absolute {
+        sock::bind(fd.as_fd(), &socket.local)
+    } else {
+        sock::bind_in(fd.as_fd(), &socket.local, directory)
+    };
+    if let Err(e) = bound {
+        cx.names.gone(ticket);
+        return Err(KindError::new(text(), e));
+    }
+    cx.names.made(ticket);
+    rustix::fs::rename(old.as_slice(), at).step("giving the file of a socket its name")?;
+    cx.names.gone(ticket);
+    Ok(())
 }
 
 /// Removes the file of the old socket; one that somebody answers at is left alone.

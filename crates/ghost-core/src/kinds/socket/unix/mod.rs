@@ -18,6 +18,7 @@ use super::{AF_UNIX, all, facts, options, peer_cred, poll, sort, urgent};
 use crate::error::{Context, KindError};
 use crate::export::ExportCx;
 use crate::kinds::fd::class::Refusal;
+use crate::kinds::fd::content;
 use crate::kinds::fd::{external, inodes, outside, path};
 use crate::view::{FdView, TreeView};
 use ghost_image::record as rec;
@@ -241,7 +242,13 @@ fn file_of(view: &TreeView, fd: &FdView, name: &[u8], (inode, device): (u32, u64
         // The program may have gone elsewhere since.
         let (file, stat) = behind(fd, (inode, device)).filter(|(_, s)| s.st_nlink > 0)?;
         let link = crate::kinds::fd::inotify::link_of(file.as_fd()).ok()?;
-        (link.ends_with(name) && path::names(&link, &stat)).then(|| path::of(&link, &stat))
+        if path::names(&link, &stat) {
+            return Some(path::of(&link, &stat));
+        }
+        // It was bound under a name for the moment, of which the real one was made by link(2).
+        let link = link.strip_suffix(b" (deleted)").unwrap_or(&link);
+        let other = content::other_name(content::parent(link), &stat)?;
+        Some(path::of(&other, &stat))
     })
 }
 
