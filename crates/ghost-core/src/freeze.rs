@@ -149,8 +149,12 @@ fn freeze_process(
             }
         }
         if fresh.is_empty() {
-            if all_are_there(pid, &stopped) || began.get_or_insert_with(Instant::now).elapsed() > ENDING {
+            if all_are_there(pid, &stopped) {
                 break;
+            }
+            if began.get_or_insert_with(Instant::now).elapsed() > ENDING {
+                let e = KindError::conflict("freezing", "its threads begin and end faster than they can be stopped");
+                return Err(e.on(pid, "").advise("try again, or when it is less busy"));
             }
             std::thread::sleep(Duration::from_micros(50));
             continue;
@@ -220,7 +224,7 @@ fn detours(pid: Pid, stopped: &BTreeMap<Pid, FrozenThread>) {
 }
 
 /// How long threads may take to end that cannot be stopped any more.
-const ENDING: Duration = Duration::from_secs(1);
+const ENDING: Duration = Duration::from_secs(3);
 
 /// Whether all threads of a process are stopped, but for a leader that is dead.
 ///
