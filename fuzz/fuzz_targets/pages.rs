@@ -21,7 +21,7 @@ fn shaped(bytes: &[u8]) -> PageHead {
         next = start.wrapping_add(pages.wrapping_mul(4096));
         PageRun { start, pages, zero: part[3] & 1 == 1, huge: part[3] & 2 == 2 }
     });
-    PageHead { owner: 0, id: 1, runs: runs.collect() }
+    PageHead { owner: 0, id: 1, runs: runs.collect(), shares: Vec::new() }
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use ghost_fuzz::common::{Whole, header, run, slice, small_ghost};
 use ghost_image::prost::Message;
-use ghost_image::record::PageHead;
+use ghost_image::pages::SEVERAL;
+use ghost_image::record::{PageHead, PageShare};
 use ghost_image::{ImageWriter, Tag};
 
 fn main() -> std::io::Result<()> {
@@ -22,7 +23,7 @@ fn main() -> std::io::Result<()> {
     put("sections", "repaired", &[&[0xfe][..], &ghost].concat())?;
     put("sections", "as-it-is", &[&[0xff][..], &ghost].concat())?;
     let mut small = ImageWriter::new(Vec::new(), &header()).expect("a header");
-    let zero = PageHead { owner: 0, id: 1, runs: vec![run(0x1000, 3, true)] };
+    let zero = PageHead { owner: 0, id: 1, runs: vec![run(0x1000, 3, true)], shares: Vec::new() };
     small.pages(&zero, &[]).expect("zero pages");
     small.foreign(99, "optional", b"text", &[]).expect("a section");
     put("sections", "short", &[&[0x06][..], &small.finish().expect("a ghost").0].concat())?;
@@ -37,5 +38,8 @@ fn main() -> std::io::Result<()> {
             }
         }
     }
+    let shares = vec![PageShare { first: 0, count: 1, ids: vec![2, 3] }];
+    let common = PageHead { owner: SEVERAL, id: 1, runs: vec![run(0x1000, 1, false), run(0x3000, 1, true)], shares };
+    put("pages", "common", &[&[0][..], &common.encode_to_vec()].concat())?;
     put("pages", "shaped", &[1, 1, 0, 2, 0, 3, 8, 1, 1, 0, 0, 1, 2])
 }

@@ -2,7 +2,7 @@
 //!
 //! Which lines there are depends on the kind of file, and a kind with nothing in it (an epoll that watches nothing)
 //! prints none of its own: the kind itself is told by the link in `fd/`. Lines that are not known here are kept in
-//! [`FdInfo::others`], so that nothing is lost unseen. Sockets, unless `scm_fds` is there, print nothing of their own.
+//! [`More::others`], so that nothing is lost unseen. Sockets, unless `scm_fds` is there, print nothing of their own.
 
 use super::text::{At, dec, device_kernel, hex, hex_bytes, lines, split_once, words};
 use super::{FileLock, Parsed, ProcDir, ProcResult, parse_lock};
