@@ -124,7 +124,9 @@ impl Runner {
         if done.status.code() == Some(code) {
             return Ok(done);
         }
-        Err(format!("`{}`: expected exit status {code}, found {}", self.story[number].words, done.status))
+        let said =
+            done.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).take(4).collect::<Vec<_>>().join(" / ");
+        Err(format!("`{}`: expected exit status {code}, found {}: {said}", self.story[number].words, done.status))
     }
 
     /// All commands in order, with how they ended and what they said.

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use ghost_fuzz::common::{Whole, header, run, slice, small_ghost};
-use ghost_image::prost::Message;
 use ghost_image::pages::SEVERAL;
+use ghost_image::prost::Message;
 use ghost_image::record::{PageHead, PageShare};
 use ghost_image::{ImageWriter, Tag};
 
