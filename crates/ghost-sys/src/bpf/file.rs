@@ -121,6 +121,10 @@ impl Files {
             }
             let mut rest = &buf[..len];
             while let Some((row, behind)) = self.row(rest, &mut marks) {
+                // Or the kernel might tell without end of what changes meanwhile.
+                if rows.last().is_some_and(|last: &Row| last.fd >= row.fd) {
+                    return Err(Errno(libc::EIO));
+                }
                 rows.push(row);
                 rest = behind;
             }

@@ -49,6 +49,9 @@ thread_local! {
 /// The kernel hands out so much at once, whole rows only.
 const AT_ONCE: usize = 32 << 10;
 
+/// Rows after which the reading is given up: nothing has so many, and of what changes meanwhile the kernel may tell without end.
+const ENDLESS: u64 = 1 << 24;
+
 impl Rows {
     /// Writes and loads the program. An error is a way of the kernel to say that it cannot be had here.
     pub fn load(btf: &mut Btf, iterator: &str, paths: &[Path<'_>]) -> Result<Self> {
@@ -73,7 +76,7 @@ impl Rows {
         let mut row = [0_u64; MOST];
         let row = &mut row[..self.numbers];
         let bytes = 8 * self.numbers;
-        let mut len = 0;
+        let (mut len, mut rows) = (0, 0);
         loop {
             match file.read(&mut buf[len..]) {
                 Ok(0) if len == 0 => return Ok(()),
@@ -90,6 +93,10 @@ impl Rows {
                 }
                 if !each(row) {
                     return Ok(());
+                }
+                rows += 1;
+                if rows > ENDLESS {
+                    return Err(Errno(libc::EIO));
                 }
             }
             let rest = len % bytes;

@@ -50,11 +50,7 @@ impl Flags {
         };
         drop(btf);
         let samples = samples::Samples::make()?;
-        let mut own = Vec::new();
-        rows.read(Of::Thread(samples.tid), |row| {
-            own.extend(<Row>::try_from(&row[..3]));
-            true
-        })?;
+        let own = in_order(|each| rows.read(Of::Thread(samples.tid), each))?;
         let classes = classes(&samples.compare(&own)?).ok_or(Errno(libc::ENOTSUP))?;
         let known = classes.iter().map(|class| class.bits).sum();
         Ok(Self { rows, has_policies, classes, known })
@@ -108,6 +104,27 @@ impl Flags {
         }
         Some(flags)
     }
+}
+
+/// The rows of a process that runs meanwhile: ghost itself.
+///
+/// Between two portions the kernel looks for the mapping that comes after the last one by where that was. If the last is the stack, and another
+/// thread of ours has made it grow, it finds the stack again, and again, without end. So rows that do not ascend end the reading, and it is
+/// tried anew.
+fn in_order(mut read: impl FnMut(&mut dyn FnMut(&[u64]) -> bool) -> Result<()>) -> Result<Vec<Row>> {
+    const TRIES: usize = 4;
+    for _ in 0..TRIES {
+        let (mut own, mut ascends) = (Vec::<Row>::new(), true);
+        read(&mut |row| {
+            ascends = own.last().is_none_or(|last| row[0] >= last[1]);
+            own.extend(<Row>::try_from(&row[..3]).ok().filter(|_| ascends));
+            ascends
+        })?;
+        if ascends {
+            return Ok(own);
+        }
+    }
+    Err(Errno(libc::EAGAIN))
 }
 
 /// Whether all flags are in the one word that is read.
@@ -165,6 +182,25 @@ mod tests {
 
     fn loaded() -> Option<Flags> {
         Flags::load().inspect_err(|e| eprintln!("skipped: no iterator of mappings: {e}")).ok()
+    }
+
+    #[test]
+    fn rows_without_end_are_given_up() {
+        let mut reads = 0;
+        // As the kernel tells of a stack that grows meanwhile.
+        let told = in_order(|each| {
+            reads += 1;
+            let again = (0..).find(|n| !each(&[0x1000 - u64::from(*n == 0) * 0x1000, 0x2000, 3]));
+            again.map(drop).ok_or(Errno(libc::EIO))
+        });
+        assert_eq!((told, reads), (Err(Errno(libc::EAGAIN)), 4));
+        let told = in_order(|each| {
+            reads += 1;
+            let _ = each(&[0x1000, 0x2000, 3]) && (reads == 5 || each(&[0x2000, 0x3000, 1]));
+            let _ = reads > 5 || each(&[0x1000, 0x3000, 3]);
+            Ok(())
+        });
+        assert_eq!((told, reads), (Ok(vec![[0x1000, 0x2000, 3], [0x2000, 0x3000, 1]]), 6));
     }
 
     #[test]
