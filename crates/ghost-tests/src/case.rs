@@ -137,6 +137,12 @@ impl Case {
         self.dir.join(name).to_string_lossy().into_owned()
     }
 
+    /// A number that no other case has at this time: pids and ports are those of namespaces of its own.
+    pub fn number(&self) -> Result<u64, String> {
+        let dir = std::fs::metadata(&self.dir).map_err(|e| format!("{}: {e}", self.dir.display()))?;
+        Ok(std::os::unix::fs::MetadataExt::ino(&dir))
+    }
+
     /// The kind that must be refused.
     pub fn refused_kind(&self) -> &str {
         self.victim.value("refuse").unwrap_or("")

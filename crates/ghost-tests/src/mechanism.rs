@@ -91,7 +91,7 @@ impl Mechanism {
                 case.restart(&file)?;
             }
             Memory => {
-                let name = format!("mem:ghost-tests-{}", case.port()?);
+                let name = format!("mem:ghost-tests-{}", case.number()?);
                 case.ghost(&["checkpoint", &pid, "-o", &name, "--kill"])?;
                 case.is_killed()?;
                 let restarted = case.restart(&name);
