@@ -73,7 +73,7 @@ impl Told {
         if !marks {
             rows.iter_mut().filter_map(|row| row.socket.as_mut()).for_each(|s| s.options = [].into());
         }
-        if rows.is_sorted_by_key(|row| row.fd) { rows } else { Vec::new() }
+        rows
     }
 }
 

@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+use super::asm::Width;
 use crate::{Errno, Result};
 use std::fs::File;
 use std::io::Read;
@@ -192,6 +193,26 @@ impl Btf {
     pub fn member(&self, structure: TypeId, wanted: &str) -> Option<Member> {
         let (member, bits) = self.member_below(structure, wanted, 8)?;
         bits.is_empty().then_some(member)
+    }
+    /// Loads from an object of this type to the number that these members lead to, the first of them at this many bytes more. A
+    /// pointer on the way is followed; one at the end is itself the number.
+    pub fn route(&self, mut at: u32, mut ty: TypeId, members: &[&str]) -> Option<Vec<(Width, i16)>> {
+        let mut loads = Vec::new();
+        for member in members {
+            if let Kind::Pointer(to) = self.kind(ty)? {
+                loads.push((Width::B8, i16::try_from(at).ok()?));
+                (at, ty) = (0, to);
+            }
+            let found = self.member(ty, member)?;
+            (at, ty) = (at + found.offset, found.ty);
+        }
+        let bytes = match self.kind(ty)? {
+            Kind::Number(bytes) => bytes,
+            Kind::Pointer(_) => size_of::<u64>() as u32,
+            _ => return None,
+        };
+        loads.push((Width::of(bytes)?, i16::try_from(at).ok()?));
+        Some(loads)
     }
     /// The byte that has a member which is some of its bits, or a whole byte.
     pub fn byte(&self, structure: TypeId, wanted: &str) -> Option<u32> {

@@ -6,11 +6,11 @@
 //! have the same options. Whether that holds on a kernel is for the caller to try out.
 
 use super::btf::Btf;
-use super::{Of, load_iterator, open_iterator};
+use super::{Of, load_iterator, open_iterator, reader};
 use crate::{Errno, Pid, Result};
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Read;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -106,32 +106,18 @@ impl Files {
 
     /// The descriptors of a thread, in ascending order.
     pub fn read(&self, tid: Pid) -> Result<Vec<Row>> {
-        let mut file = File::from(open_iterator(self.program.as_fd(), Of::Thread(tid))?);
-        let mut buf = vec![0_u8; AT_ONCE];
-        let (mut rows, mut marks, mut len) = (Vec::new(), HashSet::new(), 0);
-        loop {
-            match file.read(&mut buf[len..]) {
-                Ok(0) if len == 0 => return Ok(rows),
-                // Half a row.
-                Ok(0) => return Err(Errno(libc::EIO)),
-                Ok(n) => len += n,
-                // After a million objects without a row the kernel takes breath.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => continue,
-                Err(e) => return Err(e.into()),
+        let file = File::from(open_iterator(self.program.as_fd(), Of::Thread(tid))?);
+        let (mut rows, mut marks) = (Vec::<Row>::new(), HashSet::new());
+        reader::read(file, &mut vec![0; AT_ONCE], |bytes| {
+            let Some((row, behind)) = self.row(bytes, &mut marks) else { return ControlFlow::Continue(None) };
+            // Or the kernel might tell without end of what changes meanwhile.
+            if rows.last().is_some_and(|last| last.fd >= row.fd) {
+                return ControlFlow::Break(Err(Errno(libc::EIO)));
             }
-            let mut rest = &buf[..len];
-            while let Some((row, behind)) = self.row(rest, &mut marks) {
-                // Or the kernel might tell without end of what changes meanwhile.
-                if rows.last().is_some_and(|last: &Row| last.fd >= row.fd) {
-                    return Err(Errno(libc::EIO));
-                }
-                rows.push(row);
-                rest = behind;
-            }
-            let left = rest.len();
-            buf.copy_within(len - left..len, 0);
-            len = left;
-        }
+            rows.push(row);
+            ControlFlow::Continue(Some(bytes.len() - behind.len()))
+        })?;
+        Ok(rows)
     }
 
     /// The first row of these bytes, and what is behind it; None if they are not a whole one.

@@ -9,11 +9,11 @@
 
 use super::asm::{Asm, Reg, SEQ_WRITE, Width};
 use super::btf::{Btf, Kind, TypeId};
-use super::{Of, load_iterator, open_iterator};
+use super::{Of, load_iterator, open_iterator, reader};
 use crate::{Errno, Result};
 use std::cell::Cell;
 use std::fs::File;
-use std::io::Read;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Names from a parameter to a member.
@@ -49,9 +49,6 @@ thread_local! {
 /// The kernel hands out so much at once, whole rows only.
 const AT_ONCE: usize = 32 << 10;
 
-/// Rows after which the reading is given up: nothing has so many, and of what changes meanwhile the kernel may tell without end.
-const ENDLESS: u64 = 1 << 24;
-
 impl Rows {
     /// Writes and loads the program. An error is a way of the kernel to say that it cannot be had here.
     pub fn load(btf: &mut Btf, iterator: &str, paths: &[Path<'_>]) -> Result<Self> {
@@ -72,37 +69,17 @@ impl Rows {
         BUFFER.set(buf);
         outcome
     }
-    fn read_into(&self, mut file: File, buf: &mut [u8], each: &mut impl FnMut(&[u64]) -> bool) -> Result<()> {
+    fn read_into(&self, file: File, buf: &mut [u8], each: &mut impl FnMut(&[u64]) -> bool) -> Result<()> {
         let mut row = [0_u64; MOST];
         let row = &mut row[..self.numbers];
         let bytes = 8 * self.numbers;
-        let (mut len, mut rows) = (0, 0);
-        loop {
-            match file.read(&mut buf[len..]) {
-                Ok(0) if len == 0 => return Ok(()),
-                // Half a row.
-                Ok(0) => return Err(Errno(libc::EIO)),
-                Ok(n) => len += n,
-                // After a million objects without a row the kernel takes breath.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => continue,
-                Err(e) => return Err(e.into()),
+        reader::read(file, buf, |text| {
+            let Some(text) = text.get(..bytes) else { return ControlFlow::Continue(None) };
+            for (number, bytes) in row.iter_mut().zip(text.chunks_exact(8)) {
+                *number = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
             }
-            for text in buf[..len].chunks_exact(bytes) {
-                for (number, bytes) in row.iter_mut().zip(text.chunks_exact(8)) {
-                    *number = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
-                }
-                if !each(row) {
-                    return Ok(());
-                }
-                rows += 1;
-                if rows > ENDLESS {
-                    return Err(Errno(libc::EIO));
-                }
-            }
-            let rest = len % bytes;
-            buf.copy_within(len - rest..len, 0);
-            len = rest;
-        }
+            if each(row) { ControlFlow::Continue(Some(bytes)) } else { ControlFlow::Break(Ok(())) }
+        })
     }
 }
 
@@ -112,27 +89,7 @@ fn route(btf: &Btf, function: TypeId, path: Path<'_>) -> Option<Route> {
     let (parameter, ty) = btf.parameter(function, first)?;
     // Each parameter takes 8 bytes of what the program is given, however many it has itself.
     let is_object = matches!(btf.kind(ty)?, Kind::Pointer(_));
-    let (mut at, mut ty, mut loads) = (8 * parameter as u32, ty, Vec::new());
-    for member in members {
-        let inside = match btf.kind(ty)? {
-            Kind::Pointer(to) => {
-                loads.push((Width::B8, i16::try_from(at).ok()?));
-                at = 0;
-                to
-            }
-            Kind::Struct(_) => ty,
-            _ => return None,
-        };
-        let found = btf.member(inside, member)?;
-        at += found.offset;
-        ty = found.ty;
-    }
-    let bytes = match btf.kind(ty)? {
-        Kind::Number(bytes) => bytes,
-        Kind::Pointer(_) => 8,
-        _ => return None,
-    };
-    loads.push((Width::of(bytes)?, i16::try_from(at).ok()?));
+    let loads = btf.route(8 * parameter as u32, ty, members)?;
     Some(Route { parameter, is_object, loads })
 }
 

@@ -16,6 +16,7 @@ pub mod asm;
 pub mod btf;
 pub mod file;
 pub mod iter;
+mod reader;
 pub mod threads;
 pub mod vma;
 

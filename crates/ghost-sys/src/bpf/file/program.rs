@@ -148,26 +148,11 @@ impl<'b> Program<'b> {
 
     /// Loads from an object of this type, or a pointer to it, to the number that these members lead to.
     fn route(&self, ty: TypeId, members: &[&str]) -> Option<Vec<(Width, i16)>> {
-        let mut ty = match self.btf.kind(ty)? {
+        let ty = match self.btf.kind(ty)? {
             Kind::Pointer(to) => to,
             _ => ty,
         };
-        let (mut at, mut loads) = (0, Vec::new());
-        for member in members {
-            if let Kind::Pointer(to) = self.btf.kind(ty)? {
-                loads.push((Width::B8, i16::try_from(at).ok()?));
-                (at, ty) = (0, to);
-            }
-            let found = self.btf.member(ty, member)?;
-            (at, ty) = (at + found.offset, found.ty);
-        }
-        let bytes = match self.btf.kind(ty)? {
-            Kind::Number(bytes) => bytes,
-            Kind::Pointer(_) => 8,
-            _ => return None,
-        };
-        loads.push((Width::of(bytes)?, i16::try_from(at).ok()?));
-        Some(loads)
+        self.btf.route(0, ty, members)
     }
 
     fn follow(&mut self, from: Reg, ty: TypeId, members: &[&str]) -> Option<()> {
