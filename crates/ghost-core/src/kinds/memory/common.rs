@@ -5,7 +5,7 @@
 //! all who have it, and give the old frame to somebody else. So everybody is looked at twice: for two pages to look like one, each would have to
 //! have come into and out of the other's frame in turn, between the looks. Where anything has moved nothing is taken for common.
 
-use super::pages::PAGE;
+use super::pages::{self, PAGE};
 use crate::abreast;
 use ghost_sys::pagemap::PageMap;
 use ghost_sys::proc::ProcDir;
@@ -26,8 +26,7 @@ pub struct Space<'a> {
 impl Space<'_> {
     /// The runs that others may have.
     fn candidates(&self) -> impl Iterator<Item = (u64, u64)> {
-        let is_common = |at| self.common.get(self.common.partition_point(|c| c.1 <= at)).is_some_and(|c| c.0 <= at);
-        self.runs.iter().copied().filter(move |run| is_common(run.0))
+        self.runs.iter().copied().filter(|run| pages::has(self.common, run.0))
     }
 }
 

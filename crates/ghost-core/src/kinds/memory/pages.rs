@@ -70,6 +70,11 @@ fn within(ranges: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (
     ranges[first..].iter().take_while(move |r| r.0 < end).map(move |r| (r.0.max(start), r.1.min(end)))
 }
 
+/// Whether one of these ranges, ascending, has the address.
+pub(super) fn has(ranges: &[(u64, u64)], at: u64) -> bool {
+    ranges.get(ranges.partition_point(|r| r.1 <= at)).is_some_and(|r| r.0 <= at)
+}
+
 /// The parts of the runs that lie in private mappings of the record: (address, bytes). Each is all common, or not at all.
 pub fn to_copy(runs: &Runs, vmas: &[rec::Vma]) -> Vec<(u64, u64)> {
     let private = vmas.iter().filter(|v| v.data_pages > 0);
@@ -115,28 +120,40 @@ const STRETCH: u64 = 64 << 20;
 /// Fewer pages between common ones are taken for such, too.
 const SHORT: u64 = 8 * PAGE;
 
-/// The parts of the runs whose pages others may have too. A process that has none, as samples say, is asked no further.
-fn common(map: &PageMap, runs: &[(u64, u64)]) -> ghost_sys::Result<Vec<(u64, u64)>> {
-    /// `PM_PRESENT` and `PM_MMAP_EXCLUSIVE`
+/// Whether a word of pagemap is of a page that nobody else has: `PM_PRESENT` and `PM_MMAP_EXCLUSIVE`.
+fn is_own(word: u64) -> bool {
     const OWN: u64 = 1 << 63 | 1 << 56;
-    let every = |run: &(u64, u64), step: u64| (run.0..run.1).step_by(step as usize);
+    word & OWN == OWN
+}
+
+/// Addresses so far from each other within a run.
+fn every(run: (u64, u64), step: u64) -> impl Iterator<Item = u64> {
+    (run.0..run.1).step_by(step as usize)
+}
+
+/// Whether a process seems to have no page in common with others, as samples say.
+fn seems_alone(map: &PageMap, runs: &[(u64, u64)]) -> ghost_sys::Result<bool> {
+    for at in runs.iter().flat_map(|run| every(*run, SAMPLE)) {
+        if !is_own(map.words(at..at + PAGE, PAGE)?[0]) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The parts of the runs whose pages others may have too.
+fn common(map: &PageMap, runs: &[(u64, u64)]) -> ghost_sys::Result<Vec<(u64, u64)>> {
     let mut found: Vec<(u64, u64)> = Vec::new();
-    for at in runs.iter().flat_map(|run| every(run, SAMPLE)) {
-        if map.words(at..at + PAGE, PAGE)?[0] & OWN != OWN {
-            // The first that is: now all.
-            for run in runs {
-                for from in every(run, STRETCH) {
-                    let words = map.words(from..run.1.min(from + STRETCH), PAGE)?;
-                    for (n, _) in words.iter().enumerate().filter(|w| w.1 & OWN != OWN) {
-                        let at = from + n as u64 * PAGE;
-                        match found.last_mut() {
-                            Some(last) if at - last.1 < SHORT => last.1 = at + PAGE,
-                            _ => found.push((at, at + PAGE)),
-                        }
-                    }
-                }
+    if seems_alone(map, runs)? {
+        return Ok(found);
+    }
+    for (from, end) in runs.iter().flat_map(|run| every(*run, STRETCH).map(|from| (from, run.1))) {
+        let words = map.words(from..end.min(from + STRETCH), PAGE)?;
+        for at in (from..).step_by(PAGE as usize).zip(words).filter(|w| !is_own(w.1)).map(|w| w.0) {
+            match found.last_mut() {
+                Some(last) if at - last.1 < SHORT => last.1 = at + PAGE,
+                _ => found.push((at, at + PAGE)),
             }
-            break;
         }
     }
     Ok(found)

@@ -8,7 +8,7 @@
 //! so stand in another order than their addresses. Pages that hold only zeros carry no bytes.
 
 use super::common::Also;
-use super::pages::{OWNER_MM, OWNER_SEVERAL, PAGE};
+use super::pages::{self, OWNER_MM, OWNER_SEVERAL, PAGE};
 use crate::abreast;
 use crate::error::{Cause, Context, KindError};
 use crate::export::PageSource;
@@ -306,11 +306,10 @@ impl From<'_> {
     fn read(&self, pid: Pid, ranges: &[(u64, usize)], bytes: &mut [u8]) -> Result<(), KindError> {
         match self {
             Self::Memory(memory, common) => {
-                let is_common = |at| common.get(common.partition_point(|c| c.1 <= at)).is_some_and(|c| c.0 <= at);
                 let (mut there, mut rest) = (ranges, bytes);
                 while let Some(&(first, _)) = there.first() {
-                    let gently = is_common(first);
-                    let count = there.iter().take_while(|r| is_common(r.0) == gently).count();
+                    let gently = pages::has(common, first);
+                    let count = there.iter().take_while(|r| pages::has(common, r.0) == gently).count();
                     let (now, later) = there.split_at(count);
                     let len = now.iter().map(|r| r.1).sum();
                     let (bytes, others) = std::mem::take(&mut rest).split_at_mut(len);
