@@ -121,12 +121,16 @@ fn freeze_process(
     let mut stopped: BTreeMap<Pid, FrozenThread> = BTreeMap::new();
     let mut dead = HashSet::new();
     let mut began = None;
+    let gone = |e| if is_root { Err(KindError::new("looking for its threads", e).on(pid, "")) } else { Ok(None) };
+    let dir = match ProcDir::open(pid) {
+        Ok(dir) => dir,
+        Err(e) => return gone(e),
+    };
     loop {
         let mut fresh = Vec::new();
-        let tids = match proc::tasks(pid) {
+        let tids = match proc::read_threads(&dir) {
             Ok(tids) => tids,
-            Err(_) if !is_root => return Ok(None),
-            Err(e) => return Err(KindError::new("looking for its threads", e).on(pid, "")),
+            Err(e) => return gone(e),
         };
         if tids.len() >= alike::MANY && beside.is_none() {
             *beside = std::thread::Builder::new().spawn(Threads::load).ok();
@@ -149,7 +153,7 @@ fn freeze_process(
             }
         }
         if fresh.is_empty() {
-            if all_are_there(pid, &stopped) {
+            if all_are_there(&dir, pid, &stopped) {
                 break;
             }
             if began.get_or_insert_with(Instant::now).elapsed() > ENDING {
@@ -161,9 +165,8 @@ fn freeze_process(
         }
         // The end of a process is told with its leader, and of the leader only when all others have been waited for.
         fresh.sort_by_key(|running| running.tid() == pid);
-        let dir = ProcDir::open(pid).ok();
         let tids: Vec<Pid> = fresh.iter().map(Running::tid).collect();
-        let glimpses = abreast::each(&tids, abreast::TASKS, |&tid| dir.as_ref().and_then(|dir| asleep::look(dir, tid)));
+        let glimpses = abreast::each(&tids, abreast::TASKS, |&tid| asleep::look(&dir, tid));
         let asleep: Vec<Option<Asleep>> = glimpses.into_iter().map(|g| g.map(|g| sampler.read(g))).collect();
         for running in &fresh {
             match running.interrupt() {
@@ -229,11 +232,11 @@ const ENDING: Duration = Duration::from_secs(3);
 /// Whether all threads of a process are stopped, but for a leader that is dead.
 ///
 /// The kernel ends the list of threads where the one dies that it has just named: others may be behind it, and run. Their number is
-/// certain: it is in the link count of the directory.
-fn all_are_there(pid: Pid, stopped: &BTreeMap<Pid, FrozenThread>) -> bool {
-    let Ok(directory) = rustix::fs::stat(format!("/proc/{pid}/task")) else { return true };
+/// certain.
+fn all_are_there(dir: &ProcDir, pid: Pid, stopped: &BTreeMap<Pid, FrozenThread>) -> bool {
+    let Ok(count) = proc::thread_count(dir) else { return true };
     let dead_leader = u64::from(!stopped.contains_key(&pid));
-    directory.st_nlink.saturating_sub(2) <= stopped.len() as u64 + dead_leader
+    count <= stopped.len() as u64 + dead_leader
 }
 
 fn seize(tid: Pid) -> Result<Running, Errno> {

@@ -7,15 +7,18 @@ use std::os::fd::RawFd;
 
 /// The tids of its threads, ascending. The leader comes first unless the numbers have wrapped around.
 ///
-/// The links of the directory tell how many there are (kernel `proc_task_getattr`): one alone has the number of its process, and the
-/// directory, which takes four calls, need not be read.
+/// The links of the directory tell how many there are ([`thread_count`]; kernel `proc_task_getattr`): one alone has the number of its
+/// process, and the directory, which takes four calls, need not be read.
 pub fn read_threads(dir: &ProcDir) -> ProcResult<Vec<Pid>> {
-    /// `.`, `..` and a thread.
-    const LINKS_OF_ONE: u64 = 3;
     match dir.number() {
-        Some(pid) if dir.stat("task")?.st_nlink == LINKS_OF_ONE => Ok(vec![pid]),
+        Some(pid) if thread_count(dir)? == 1 => Ok(vec![pid]),
         _ => dir.numbers("task"),
     }
+}
+
+/// How many threads it has, a leader that is dead among them: the links of `task/` but for `.` and `..`.
+pub fn thread_count(dir: &ProcDir) -> ProcResult<u64> {
+    Ok(dir.stat("task")?.st_nlink.saturating_sub(2))
 }
 
 /// The descriptors that are open, ascending.
