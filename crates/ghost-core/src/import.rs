@@ -138,7 +138,7 @@ impl ImportCx<'_> {
         self.flush(index)?;
         let old = self.record(index).pid;
         let Some(leader) = self.building[index].leader.as_mut() else {
-            return Err(KindError::conflict("building the process", "it has ended already").on(old, ""));
+            return Err(ended(old));
         };
         leader.run(batch).map_err(|e| remote(old, e))
     }
@@ -152,7 +152,7 @@ impl ImportCx<'_> {
         self.flush(index)?;
         let old = self.record(index).pid;
         let Some(mut leader) = self.building[index].leader.take() else {
-            return Err(KindError::conflict("building the process", "it has ended already").on(old, ""));
+            return Err(ended(old));
         };
         let (mut beside, mut done) = (Some(beside), Ok(()));
         let outcome = leader.run_beside(batch, &mut || {
@@ -259,6 +259,10 @@ impl ImportCx<'_> {
 /// Descriptors that are on their way at the same time, at most: the kernel counts them against a limit of the user, and the
 /// messages against the room of the channel.
 const IN_FLIGHT: usize = 64;
+
+fn ended(pid: Pid) -> KindError {
+    KindError::conflict("building the process", "it has ended already").on(pid, "")
+}
 
 /// An error from inside a process under construction.
 pub fn remote(pid: Pid, e: RemoteError) -> KindError {

@@ -111,7 +111,8 @@ fn value_of_real(record: &rec::Process, interval_us: i64, value_us: i64) -> i64 
 /// Makes and arms the timers.
 pub fn finish(cx: &mut ImportCx<'_>) -> Result<(), KindError> {
     let model = cx.model;
-    let own_limits = limits::own()?;
+    let has_timers = model.processes.iter().any(|p| !p.posix_timers.is_empty());
+    let own_limits = if has_timers { limits::own()? } else { Vec::new() };
     // Made first, all of them, so that nothing comes between arming and running.
     for (index, record) in model.processes.iter().enumerate().filter(|(_, p)| p.zombie.is_none()) {
         if record.posix_timers.is_empty() && !record.timer_restore_ids {

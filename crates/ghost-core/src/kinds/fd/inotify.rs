@@ -197,28 +197,21 @@ pub fn all(cx: &ImportCx<'_>) -> Result<Vec<OwnedFd>, KindError> {
     ours.filter_map(|f| cx.files.get(&f.id)).map(|fd| fd.try_clone().step("keeping an inotify")).collect()
 }
 
-/// Reads what waits, also of one that would let its reader wait.
+/// Empties each; one that cannot be emptied keeps what it has.
 pub fn drain_all(inotifies: &[OwnedFd]) {
     for fd in inotifies {
-        while fdops::readable_bytes(fd.as_fd()).is_ok_and(|n| n > 0) {
-            let mut buf = vec![0_u8; 64 << 10];
-            if rustix::io::read(fd, buf.as_mut_slice()).is_err() {
-                break;
-            }
-        }
+        let _ = drain(fd);
     }
 }
 
-/// Reads what waits.
+/// Reads what waits, also of one that would let its reader wait.
 fn drain(inotify: &OwnedFd) -> Result<(), KindError> {
+    let step = "emptying the queue of an inotify";
     let mut buf = vec![0_u8; 64 << 10];
-    loop {
-        match rustix::io::read(inotify, buf.as_mut_slice()) {
-            Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(()),
-            Ok(_) => {}
-            Err(e) => return Err(KindError::new("emptying the queue of an inotify", e)),
-        }
+    while fdops::readable_bytes(inotify.as_fd()).step(step)? > 0 {
+        rustix::io::read(inotify, buf.as_mut_slice()).step(step)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
